@@ -1,0 +1,3 @@
+//! Jarchy.
+pub mod der;
+pub mod pki;

@@ -1,0 +1,2 @@
+//! The `jarchy` command.
+fn main() {}

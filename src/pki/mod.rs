@@ -1,0 +1,18 @@
+//! The vocabulary that every other module speaks: serials, statuses, times, certificates, issuers.
+//!
+//! Goes in: DER and text. Comes out: small values that are cheap to copy and compare. Nothing here
+//! does input or output, and nothing knows OCSP from a CRL.
+
+pub mod certificate;
+pub mod hash;
+pub mod issuer;
+pub mod serial;
+pub mod status;
+pub mod time;
+
+pub use certificate::Certificate;
+pub use hash::HashAlgorithm;
+pub use issuer::{Issuer, IssuerName};
+pub use serial::Serial;
+pub use status::{Reason, Revocation, Status};
+pub use time::{Clock, ManualClock, SystemClock, Time};
