@@ -1,3 +1,5 @@
 //! Jarchy.
 pub mod der;
+pub mod index;
 pub mod pki;
+pub mod sign;

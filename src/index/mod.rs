@@ -1,0 +1,402 @@
+//! The revocation index of one issuer: which serials were issued, and what is to be said of each.
+//!
+//! Goes in: records, in batches, from the feed. Comes out: [`View`]s, immutable states that readers take
+//! without waiting or locking, and the changes that a CRL must carry. It knows nothing of databases,
+//! requests or signatures.
+//!
+//! Invariants: a view never changes; a batch becomes visible as a whole; applying the same record twice
+//! changes nothing; lookups are exact, never a probability (SEC-15).
+
+mod base;
+mod overlay;
+
+use crate::pki::{Serial, Status, Time};
+use arc_swap::{ArcSwap, Guard};
+use base::{Base, KeyedHash};
+use overlay::Overlay;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// What is known of an issued certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Record {
+    /// notBefore of the certificate.
+    pub not_before: Time,
+    /// notAfter of the certificate.
+    pub not_after: Time,
+    /// Good, or revoked when and why.
+    pub status: Status,
+    /// The second, by the feed's `as_of`, at which this node learned the present status; zero for one
+    /// that stood long before anything was signed here. No answer may be dated before it (promise 2).
+    pub since: Time,
+}
+
+/// What became of a serial since the changes were last taken; several changes fold into one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Change {
+    /// The present record.
+    pub record: Record,
+    /// A hold on it was lifted in between, whatever came after.
+    pub released: bool,
+}
+
+/// One state of the index. Holding it keeps it; it never changes.
+#[derive(Clone, Debug)]
+pub struct View {
+    base: Base,
+    /// Changes that are being merged into the base, segment by segment.
+    frozen: Arc<Overlay>,
+    /// Changes since then.
+    active: Arc<Overlay>,
+}
+
+impl View {
+    /// What is known of `serial`; `None` if it was never issued as far as the index knows.
+    #[must_use]
+    pub fn get(&self, serial: &Serial) -> Option<Record> {
+        let recent = self.active.get(serial).or_else(|| self.frozen.get(serial));
+        recent.copied().or_else(|| self.base.get(serial))
+    }
+
+    /// Calls `each` with every revoked or held certificate, in no order.
+    pub fn for_each_revoked(&self, mut each: impl FnMut(Serial, Record)) {
+        self.for_each(|serial, record| {
+            if record.status != Status::Good {
+                each(serial, record);
+            }
+        });
+    }
+
+    /// Calls `each` with every issued certificate, in no order.
+    pub fn for_each(&self, mut each: impl FnMut(Serial, Record)) {
+        let newer = |serial: &Serial| self.active.contains_key(serial) || self.frozen.contains_key(serial);
+        self.base.for_each(|serial, record| {
+            if !newer(&serial) {
+                each(serial, record);
+            }
+        });
+        for (serial, record) in self.frozen.iter().filter(|(serial, _)| !self.active.contains_key(serial)) {
+            each(*serial, *record);
+        }
+        for (serial, record) in self.active.iter() {
+            each(*serial, *record);
+        }
+    }
+}
+
+/// The index; shared by the feed, which writes, and everyone who answers.
+#[derive(Debug)]
+pub struct Index {
+    view: ArcSwap<View>,
+    /// Held by whoever makes the next view; readers never touch it.
+    writer: Mutex<()>,
+    changes: Mutex<BTreeMap<Serial, Change>>,
+    changed: Notify,
+    /// Unix seconds; [`NEVER`] until the feed has reported.
+    as_of: AtomicI64,
+    complete: AtomicBool,
+    issued: AtomicU64,
+}
+
+const NEVER: i64 = i64::MIN;
+
+/// A good record older than this needs no [`Record::since`] any more: no answer lives so long (BR-09).
+const FORGET_SINCE: std::time::Duration = std::time::Duration::from_secs(11 * 86_400);
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Index {
+    /// An empty index that claims nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let hash = KeyedHash::random();
+        let view = View {
+            base: Base::new(hash.clone()),
+            frozen: Arc::new(Overlay::new(&hash)),
+            active: Arc::new(Overlay::new(&hash)),
+        };
+        Self {
+            view: ArcSwap::from_pointee(view),
+            writer: Mutex::new(()),
+            changes: Mutex::default(),
+            changed: Notify::new(),
+            as_of: AtomicI64::new(NEVER),
+            complete: AtomicBool::new(false),
+            issued: AtomicU64::new(0),
+        }
+    }
+
+    /// The present state. Take it once per request, so that a request sees one state.
+    #[must_use]
+    pub fn view(&self) -> Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// Up to when the index is known to agree with the database. Read it *before* [`Index::view`]: the
+    /// view is then at least as new as it says.
+    #[must_use]
+    pub fn as_of(&self) -> Option<Time> {
+        let seconds = self.as_of.load(Ordering::Acquire);
+        (seconds != NEVER).then(|| Time::from_unix(seconds))
+    }
+
+    /// The feed vouches for everything up to `as_of`; it never goes back.
+    pub fn vouch(&self, as_of: Time) {
+        self.as_of.fetch_max(as_of.unix(), Ordering::AcqRel);
+    }
+
+    /// Whether the feed has reached the database's head since the start; before that only known
+    /// revocations may be answered (promise 12).
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// The feed has reached the database's head.
+    pub fn set_complete(&self) {
+        self.complete.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Certificates known.
+    #[must_use]
+    pub fn issued(&self) -> u64 {
+        self.issued.load(Ordering::Relaxed)
+    }
+
+    /// Makes a small batch visible at once. A record that says what is already known is passed over, so
+    /// that a replay is harmless; one that keeps the status keeps its `since`. Returns how many changed.
+    pub fn apply(&self, batch: &[(Serial, Record)]) -> usize {
+        let _writer = lock(&self.writer);
+        let view = self.view.load();
+        let mut active = None;
+        let mut applied = 0;
+        for (serial, record) in batch {
+            let newest = active.get_or_insert_with(|| Overlay::clone(&view.active));
+            let known = newest.get(serial).copied().or_else(|| view.get(serial));
+            if let Some(record) = self.note(*serial, known, *record) {
+                newest.insert(*serial, record);
+                applied += 1;
+            }
+        }
+        if let Some(active) = active.filter(|_| applied > 0) {
+            let mut next = View::clone(&view);
+            next.active = Arc::new(active);
+            self.publish(next);
+        }
+        self.merge(applied);
+        applied
+    }
+
+    /// Merges a large batch straight into the base: for the first load, where copying the overlay for
+    /// every thousand rows would cost more than the rows. Later rows of one serial win.
+    pub fn load(&self, batch: Vec<(Serial, Record)>) -> usize {
+        let _writer = lock(&self.writer);
+        let view = self.view.load();
+        let mut fresh = Overlay::new(view.base.hash());
+        for (serial, record) in batch {
+            let known = fresh.get(&serial).copied().or_else(|| view.get(&serial));
+            if let Some(record) = self.note(serial, known, record) {
+                fresh.insert(serial, record);
+            }
+        }
+        let applied = fresh.len();
+        // What the overlays hold of these serials is older and would hide them.
+        let without = |overlay: &Arc<Overlay>| {
+            let stale = overlay.keys().any(|serial| fresh.contains_key(serial));
+            if stale { Arc::new(overlay.without(&fresh)) } else { Arc::clone(overlay) }
+        };
+        let (frozen, active) = (without(&view.frozen), without(&view.active));
+        let mut base = view.base.clone();
+        base.merge_all(&fresh, self.forget_before());
+        self.publish(View { base, frozen, active });
+        applied
+    }
+
+    /// Does a little of the merging that is due; the feed calls it when it has nothing else to do.
+    pub fn tidy(&self) {
+        let _writer = lock(&self.writer);
+        self.merge(1);
+    }
+
+    /// What relying parties must learn through a CRL since this was last called: only changes from or to
+    /// revoked. Bounded by the number of certificates, since changes of one serial fold into one.
+    #[must_use]
+    pub fn take_changes(&self) -> BTreeMap<Serial, Change> {
+        std::mem::take(&mut *lock(&self.changes))
+    }
+
+    /// Resolves when [`Index::take_changes`] has, or had, something to give. For one waiter.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The record to store, if it says anything new, with its change noted down for the CRL.
+    fn note(&self, serial: Serial, known: Option<Record>, mut record: Record) -> Option<Record> {
+        if let Some(known) = known
+            && known.status == record.status
+        {
+            record.since = known.since;
+            if known == record {
+                return None;
+            }
+        }
+        if known.is_none() {
+            self.issued.fetch_add(1, Ordering::Relaxed);
+        }
+        let was = known.map_or(Status::Good, |known| known.status);
+        if was != Status::Good || record.status != Status::Good {
+            let released = was.is_hold() && record.status == Status::Good;
+            lock(&self.changes)
+                .entry(serial)
+                .and_modify(|change| *change = Change { record, released: released || change.released })
+                .or_insert(Change { record, released });
+            self.changed.notify_one();
+        }
+        Some(record)
+    }
+
+    fn publish(&self, next: View) {
+        self.view.store(Arc::new(next));
+    }
+
+    fn forget_before(&self) -> Time {
+        self.as_of().map_or_else(Time::default, |as_of| as_of - FORGET_SINCE)
+    }
+
+    /// Keeps the overlay small: past its limit it is frozen, and `steps` segments of the base take in
+    /// their share of it. If the next one fills up meanwhile, the writer pays the rest at once: the
+    /// overlay holds back the feed, never the readers. The caller holds the writer's lock.
+    fn merge(&self, steps: usize) {
+        let view = self.view.load();
+        if view.frozen.is_empty() && view.active.len() < overlay::LIMIT {
+            return;
+        }
+        let mut next = View::clone(&view);
+        if next.frozen.is_empty() {
+            next.frozen = Arc::clone(&next.active);
+            next.active = Arc::new(Overlay::new(next.base.hash()));
+            next.base.begin_merge();
+        }
+        let steps = if next.active.len() >= overlay::LIMIT { usize::MAX } else { steps };
+        let forget_before = self.forget_before();
+        for _ in 0..steps {
+            if next.base.merge_next(&next.frozen, forget_before) {
+                next.frozen = Arc::new(Overlay::new(next.base.hash()));
+                break;
+            }
+        }
+        self.publish(next);
+    }
+}
+
+/// A panic elsewhere leaves these structures whole, because each is changed by one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stdout)]
+    use super::*;
+    use crate::pki::{Reason, Revocation};
+    use std::collections::HashMap;
+
+    fn serial(n: u64) -> Serial {
+        Serial::from_magnitude(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()).unwrap()
+    }
+
+    fn record(status: Status, since: i64) -> Record {
+        let year = std::time::Duration::from_secs(365 * 86_400);
+        let not_before = Time::from_unix(1_790_000_000);
+        Record { not_before, not_after: not_before + year, status, since: Time::from_unix(since) }
+    }
+
+    fn revoked(at: i64, reason: Reason) -> Status {
+        Status::Revoked(Revocation { at: Time::from_unix(at), reason, invalidity_date: None })
+    }
+
+    #[test]
+    fn an_index_says_what_a_map_says_through_loads_batches_and_merges() {
+        let seed = 20_261_122_u64;
+        println!("seed {seed}");
+        let mut state = seed;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let index = Index::new();
+        let mut model = HashMap::new();
+        let issued: Vec<_> = (0..150_000).map(|n| (serial(n), record(Status::Good, 0))).collect();
+        model.extend(issued.iter().copied());
+        index.load(issued);
+        for round in 0..60 {
+            let batch: Vec<_> = (0..1_000)
+                .map(|_| {
+                    let status = match random(3) {
+                        0 => Status::Good,
+                        1 => revoked(1_790_000_000 + round, Reason::CertificateHold),
+                        _ => revoked(1_790_000_000 + round, Reason::Superseded),
+                    };
+                    (serial(random(170_000)), record(status, round))
+                })
+                .collect();
+            index.apply(&batch);
+            for (serial, record) in batch {
+                let kept = model.get(&serial).filter(|known: &&Record| known.status == record.status).map(|k| k.since);
+                model.insert(serial, Record { since: kept.unwrap_or(record.since), ..record });
+            }
+        }
+        let view = index.view();
+        for n in 0..175_000 {
+            assert_eq!(view.get(&serial(n)), model.get(&serial(n)).copied(), "{n}");
+        }
+        let mut seen = HashMap::new();
+        view.for_each(|serial, record| assert!(seen.insert(serial, record).is_none(), "{serial} came twice"));
+        assert_eq!(seen, model);
+        assert_eq!(index.issued(), model.len() as u64);
+    }
+
+    #[test]
+    fn a_view_in_hand_does_not_change_and_a_replay_changes_nothing() {
+        let index = Index::new();
+        index.apply(&[(serial(1), record(Status::Good, 5))]);
+        let before = index.view();
+        let batch = [(serial(1), record(revoked(7, Reason::KeyCompromise), 7))];
+        assert_eq!(index.apply(&batch), 1);
+        assert_eq!(before.get(&serial(1)).unwrap().status, Status::Good);
+        assert_eq!(index.apply(&[(serial(1), record(revoked(7, Reason::KeyCompromise), 9))]), 0);
+        assert_eq!(index.view().get(&serial(1)).unwrap().since, Time::from_unix(7));
+    }
+
+    #[test]
+    fn changes_fold_and_remember_a_release() {
+        let index = Index::new();
+        index.apply(&[(serial(1), record(Status::Good, 0)), (serial(2), record(Status::Good, 0))]);
+        assert!(index.take_changes().is_empty(), "an issued certificate is no news for a CRL");
+        index.apply(&[(serial(1), record(revoked(1, Reason::CertificateHold), 1))]);
+        index.apply(&[(serial(1), record(Status::Good, 2))]);
+        index.apply(&[(serial(1), record(revoked(3, Reason::KeyCompromise), 3))]);
+        index.apply(&[(serial(2), record(revoked(3, Reason::Superseded), 3))]);
+        let changes = index.take_changes();
+        assert_eq!(changes.len(), 2);
+        assert!(changes[&serial(1)].released && changes[&serial(1)].record.status != Status::Good);
+        assert!(!changes[&serial(2)].released);
+        assert!(index.take_changes().is_empty());
+    }
+
+    #[test]
+    fn as_of_never_goes_back() {
+        let index = Index::new();
+        assert_eq!(index.as_of(), None);
+        index.vouch(Time::from_unix(10));
+        index.vouch(Time::from_unix(9));
+        assert_eq!(index.as_of(), Some(Time::from_unix(10)));
+    }
+}

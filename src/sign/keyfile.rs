@@ -1,0 +1,185 @@
+//! A key file and the certificate that it belongs to become a [`Signer`].
+//!
+//! Reads PKCS#8 (with or without the public key), SEC1 and PKCS#1, in PEM or DER. The public key always
+//! comes from the certificate, so that a key that does not match it cannot be loaded.
+//!
+//! Invariant: the file's bytes are wiped from memory, and a file that others may read is refused.
+
+use super::{Key, Signer, algorithm};
+use crate::pki::Certificate;
+use pkcs8::PrivateKeyInfoRef;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair,
+};
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use sec1::EcPrivateKey;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Why a key file cannot be used, and how to mend it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// It is encrypted.
+    #[error(
+        "{0}: the private key is encrypted, and there is nobody to ask for its password; \
+         write an unencrypted copy that only the service may read: (umask 077; openssl pkey -in ENCRYPTED -out {0})"
+    )]
+    Encrypted(PathBuf),
+    /// It holds no private key in a form that is known.
+    #[error(
+        "{0}: no private key found (expected PKCS#8, SEC1 or PKCS#1, in PEM or DER); \
+         `openssl pkey -in {0} -noout -text` shows what is in it"
+    )]
+    Format(PathBuf),
+    /// It belongs to another certificate.
+    #[error("{path}: this private key does not belong to the certificate of \"{subject}\" (serial {serial})")]
+    Mismatch {
+        /// The key file.
+        path: PathBuf,
+        /// The certificate's subject.
+        subject: String,
+        /// The certificate's serial number.
+        serial: crate::pki::Serial,
+    },
+    /// Others than its owner may read it.
+    #[error("{path}: others than its owner may use this private key (mode {mode:03o}); run: chmod 600 {path}")]
+    Permissions {
+        /// The key file.
+        path: PathBuf,
+        /// The permission bits.
+        mode: u32,
+    },
+    /// It cannot be read.
+    #[error("{path}: cannot read the private key: {source}")]
+    Read {
+        /// The key file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificate's key is of a kind that cannot sign here.
+    #[error(
+        "{path}: the certificate of \"{subject}\" has a kind of key that cannot be used here: \
+         use P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits"
+    )]
+    Unsupported {
+        /// The key file.
+        path: PathBuf,
+        /// The certificate's subject.
+        subject: String,
+    },
+}
+
+/// DER of the AlgorithmIdentifier in a SubjectPublicKeyInfo (ALG-10, ALG-15, ALG-16).
+const P256: &[u8] =
+    &[0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+const P384: &[u8] = &[0x30, 0x10, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 5, 0x2b, 0x81, 4, 0, 0x22];
+const RSA: &[u8] = &[0x30, 0x0d, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0];
+
+pub(super) fn load(path: &Path, certificate: &Certificate) -> Result<Signer, KeyError> {
+    let bytes = read(path)?;
+    let key = parse(path, &bytes)?;
+    let mismatch = || KeyError::Mismatch {
+        path: path.to_owned(),
+        subject: certificate.subject_text().to_owned(),
+        serial: certificate.serial(),
+    };
+    let unsupported =
+        || KeyError::Unsupported { path: path.to_owned(), subject: certificate.subject_text().to_owned() };
+    let public_key = certificate.key_bits();
+    let kind = crate::der::outer(certificate.spki(), crate::der::tag::SEQUENCE)
+        .and_then(|mut spki| spki.element(crate::der::tag::SEQUENCE))
+        .map_err(|_| unsupported())?
+        .raw;
+    let random = SystemRandom::new();
+    let key = match kind {
+        P256 | P384 => {
+            let (signing, algorithm, len) = if kind == P256 {
+                (&ECDSA_P256_SHA256_ASN1_SIGNING, algorithm::ECDSA_SHA256, 32)
+            } else {
+                (&ECDSA_P384_SHA384_ASN1_SIGNING, algorithm::ECDSA_SHA384, 48)
+            };
+            let scalar = ec_scalar(&key, len).ok_or_else(mismatch)?;
+            let pair = EcdsaKeyPair::from_private_key_and_public_key(signing, &scalar, public_key, &random)
+                .map_err(|_| mismatch())?;
+            Key::Ecdsa(pair, algorithm)
+        }
+        RSA => {
+            let pair = match &key {
+                PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
+                PrivateKeyDer::Pkcs8(der) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()),
+                _ => return Err(mismatch()),
+            };
+            // ring says the same of a key of another kind and of one of an unusable size; the size of
+            // the certificate's key tells the two apart.
+            let usable = (270..=540).contains(&public_key.len());
+            let pair = pair.map_err(|_| if usable { mismatch() } else { unsupported() })?;
+            if pair.public().as_ref() != public_key {
+                return Err(mismatch());
+            }
+            Key::Rsa(pair)
+        }
+        algorithm::ED25519 => {
+            let seed = ed25519_seed(&key).ok_or_else(mismatch)?;
+            let pair = Ed25519KeyPair::from_seed_and_public_key(&seed, public_key).map_err(|_| mismatch())?;
+            Key::Ed25519(pair)
+        }
+        _ => return Err(unsupported()),
+    };
+    Ok(Signer::new(key))
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let failed = |source| KeyError::Read { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Permissions { path: path.to_owned(), mode });
+    }
+    // Room for the whole file from the start: growing would leave copies behind.
+    let len = usize::try_from(metadata.len()).unwrap_or(0).min(1 << 20);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(len + 1));
+    file.by_ref().take(1 << 20).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<PrivateKeyDer<'a>, KeyError> {
+    if bytes.first() == Some(&crate::der::tag::SEQUENCE) {
+        return PrivateKeyDer::try_from(bytes).map_err(|_| KeyError::Format(path.to_owned()));
+    }
+    let encrypted = bytes.windows(9).any(|window| window == b"ENCRYPTED");
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|_| {
+        let path = path.to_owned();
+        if encrypted { KeyError::Encrypted(path) } else { KeyError::Format(path) }
+    })
+}
+
+/// The private number of an EC key, padded to the length of its field: some tools drop leading zeros.
+fn ec_scalar(key: &PrivateKeyDer<'_>, len: usize) -> Option<Zeroizing<Vec<u8>>> {
+    let sec1 = match key {
+        PrivateKeyDer::Sec1(der) => der.secret_sec1_der(),
+        PrivateKeyDer::Pkcs8(der) => PrivateKeyInfoRef::try_from(der.secret_pkcs8_der()).ok()?.private_key.as_bytes(),
+        _ => return None,
+    };
+    let scalar = EcPrivateKey::try_from(sec1).ok()?.private_key;
+    let mut padded = Zeroizing::new(vec![0; len.checked_sub(scalar.len())?]);
+    padded.reserve_exact(scalar.len());
+    padded.extend_from_slice(scalar);
+    Some(padded)
+}
+
+fn ed25519_seed(key: &PrivateKeyDer<'_>) -> Option<Zeroizing<Vec<u8>>> {
+    let PrivateKeyDer::Pkcs8(der) = key else { return None };
+    let info = PrivateKeyInfoRef::try_from(der.secret_pkcs8_der()).ok()?;
+    // RFC 8410 section 7: an OCTET STRING within the OCTET STRING.
+    let mut inner = crate::der::Reader::new(info.private_key.as_bytes());
+    inner.value(crate::der::tag::OCTET_STRING).ok().map(|seed| Zeroizing::new(seed.to_vec()))
+}
