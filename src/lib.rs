@@ -1,5 +1,8 @@
 //! Jarchy.
 pub mod der;
+pub mod health;
 pub mod index;
+pub mod metrics;
 pub mod pki;
 pub mod sign;
+pub mod telemetry;

@@ -1,0 +1,464 @@
+//! Every metric, in one struct.
+//!
+//! Goes in: one addition per event through handles that are made once, never looked up on the way of a
+//! request. Comes out: [`Metrics::encode`], the OpenMetrics text. Invariant: labels are closed sets or
+//! names from the config; nothing that a client sends becomes a label (SEC-09), so memory stays bounded.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// Content type of what [`Metrics::encode`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A closed set of label values.
+pub trait Label: Copy + fmt::Debug + Send + Sync + 'static {
+    /// Name of the label.
+    const KEY: &'static str;
+    /// All values; each stands at its [`Label::index`].
+    const ALL: &'static [Self];
+
+    /// The value as it is shown.
+    fn name(self) -> &'static str;
+
+    /// Where the value stands in [`Label::ALL`].
+    fn index(self) -> usize;
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $key:literal { $($(#[$value_doc:meta])* $value:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum $name { $($(#[$value_doc])* $value,)+ }
+
+        impl Label for $name {
+            const KEY: &'static str = $key;
+            const ALL: &'static [Self] = &[$(Self::$value,)+];
+
+            fn name(self) -> &'static str {
+                match self { $(Self::$value => $text,)+ }
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// What an OCSP request was answered with.
+    Outcome, "outcome" {
+        /// good.
+        Good = "good",
+        /// revoked, holds included.
+        Revoked = "revoked",
+        /// A serial that was never issued, in whatever form that is said.
+        NotIssued = "not_issued",
+        /// unauthorized: an issuer that is not answered for here, or a purged serial.
+        Unauthorized = "unauthorized",
+        /// malformedRequest.
+        Malformed = "malformed_request",
+        /// internalError.
+        Internal = "internal_error",
+        /// tryLater.
+        TryLater = "try_later",
+        /// sigRequired.
+        SigRequired = "sig_required",
+    }
+}
+
+label! {
+    /// The hash algorithm of a CertID.
+    Hash, "hash" {
+        /// SHA-1.
+        Sha1 = "sha1",
+        /// SHA-256.
+        Sha256 = "sha256",
+        /// SHA-384.
+        Sha384 = "sha384",
+        /// SHA-512.
+        Sha512 = "sha512",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+label! {
+    /// How an OCSP request came.
+    Method, "method" {
+        /// In the path.
+        Get = "get",
+        /// In the path, answered without the body.
+        Head = "head",
+        /// In the body.
+        Post = "post",
+    }
+}
+
+label! {
+    /// What a signature was made for.
+    Purpose, "purpose" {
+        /// An OCSP response.
+        Ocsp = "ocsp",
+        /// A CRL.
+        Crl = "crl",
+    }
+}
+
+label! {
+    /// A file that was asked for.
+    Document, "document" {
+        /// The current complete CRL.
+        Complete = "crl",
+        /// The current delta CRL.
+        Delta = "delta_crl",
+        /// A CRL by its number.
+        Numbered = "numbered_crl",
+        /// An issuer's certificate.
+        Certificate = "certificate",
+    }
+}
+
+label! {
+    /// Why a connection was closed from this side before its time.
+    Cut, "reason" {
+        /// The request's head did not come in time, or the connection stood idle.
+        Header = "header_timeout",
+        /// The request's body did not come in time.
+        Body = "body_timeout",
+        /// The client read too slowly.
+        Write = "slow_reader",
+        /// What came was not HTTP as we accept it.
+        Protocol = "protocol_error",
+        /// The server stopped and the connection was not done by the deadline.
+        Stop = "shutdown",
+    }
+}
+
+/// A counter for each value of a closed set: counting is one addition and no lookup. Clones share it.
+#[derive(Clone, Debug)]
+pub struct By<L> {
+    counters: Arc<[Counter]>,
+    label: PhantomData<L>,
+}
+
+impl<L: Label> By<L> {
+    fn register(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let family = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
+        let counters = L::ALL.iter().map(|value| family.get_or_create(&vec![(L::KEY, value.name())]).clone()).collect();
+        registry.register(name, help, family);
+        Self { counters, label: PhantomData }
+    }
+
+    /// Counts one.
+    pub fn count(&self, value: L) {
+        self.add(value, 1);
+    }
+
+    /// Counts `n`.
+    pub fn add(&self, value: L, n: u64) {
+        if let Some(counter) = self.counters.get(value.index()) {
+            counter.inc_by(n);
+        }
+    }
+
+    /// How many were counted.
+    #[must_use]
+    pub fn get(&self, value: L) -> u64 {
+        self.counters.get(value.index()).map_or(0, Counter::get)
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct SourceLabel {
+    source: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ComponentLabel {
+    component: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ListLabel {
+    issuer: String,
+    list: &'static str,
+}
+
+/// One of the two current lists of an issuer.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum List {
+    /// The complete CRL.
+    Complete,
+    /// The delta CRL.
+    Delta,
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// One feed's figures. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// Unix second up to which the index is known to agree with the database.
+    pub as_of: Gauge,
+    /// Certificates in the index.
+    pub certificates: Gauge,
+    /// Changes applied, the initial load left out.
+    pub changes: Counter,
+    /// Differences that a reconcile found and mended.
+    pub mended: Counter,
+    /// Times that the database could not be read.
+    pub failures: Counter,
+}
+
+/// One list's figures. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Crl {
+    /// CRLNumber of the current list.
+    pub number: Gauge,
+    /// Its entries.
+    pub entries: Gauge,
+    /// Its size.
+    pub bytes: Gauge,
+    /// Its thisUpdate, in Unix seconds.
+    pub this_update: Gauge,
+    /// Its nextUpdate, in Unix seconds.
+    pub next_update: Gauge,
+    last_build: Seconds,
+    builds: Counter,
+    /// Builds that failed; the last good list goes on being served (CRL-94).
+    pub failures: Counter,
+}
+
+impl Crl {
+    /// Counts a build that succeeded, and how long it took.
+    pub fn built(&self, took: Duration) {
+        self.builds.inc();
+        self.last_build.set(took.as_secs_f64());
+    }
+}
+
+/// The figures of the public listener. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// Connections that are open now.
+    pub open: Gauge,
+    /// Connections accepted since the start, those refused at the cap included.
+    pub accepted: Counter,
+    /// Connections closed at once because the cap was reached.
+    pub refused: Counter,
+    /// Connections closed from this side before their time.
+    pub cut: By<Cut>,
+    /// Requests whose handler panicked: always a fault of Jarchy.
+    pub panics: Counter,
+}
+
+#[derive(Clone, Debug)]
+struct Families {
+    as_of: Family<SourceLabel, Gauge>,
+    certificates: Family<SourceLabel, Gauge>,
+    changes: Family<SourceLabel, Counter>,
+    mended: Family<SourceLabel, Counter>,
+    feed_failures: Family<SourceLabel, Counter>,
+    number: Family<ListLabel, Gauge>,
+    entries: Family<ListLabel, Gauge>,
+    bytes: Family<ListLabel, Gauge>,
+    this_update: Family<ListLabel, Gauge>,
+    next_update: Family<ListLabel, Gauge>,
+    last_build: Family<ListLabel, Seconds>,
+    builds: Family<ListLabel, Counter>,
+    crl_failures: Family<ListLabel, Counter>,
+    component: Family<ComponentLabel, Gauge>,
+}
+
+/// Every metric. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// OCSP requests by what they were answered with.
+    pub outcomes: By<Outcome>,
+    /// OCSP requests by the hash algorithm of their first CertID.
+    pub hashes: By<Hash>,
+    /// OCSP requests by method.
+    pub methods: By<Method>,
+    /// Signatures made.
+    pub signatures: By<Purpose>,
+    /// Signatures that could not be made.
+    pub signature_failures: By<Purpose>,
+    /// CRLs and certificates asked for.
+    pub documents: By<Document>,
+    /// The public listener.
+    pub connections: Connections,
+    /// 1 while the process is ready; set when it is asked for.
+    pub ready: Gauge,
+    families: Families,
+    registry: Arc<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn register<M: Metric + Clone + Default + EncodeMetric>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let r = &mut Registry::with_prefix("jarchy");
+        r.register("build", "The version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        let connections = Connections {
+            open: register(r, "connections_open", "Connections that are open now"),
+            accepted: register(r, "connections_accepted", "Connections accepted"),
+            refused: register(r, "connections_refused", "Connections closed at once because the cap was reached"),
+            cut: By::register(r, "connections_cut", "Connections closed from this side before their time"),
+            panics: register(r, "handler_panics", "Requests whose handler panicked"),
+        };
+        let families = Families::register(r);
+        Self {
+            outcomes: By::register(r, "ocsp_requests", "OCSP requests by what they were answered with"),
+            hashes: By::register(r, "ocsp_requests_by_hash", "OCSP requests by hash algorithm of the CertID"),
+            methods: By::register(r, "ocsp_requests_by_method", "OCSP requests by method"),
+            signatures: By::register(r, "signatures", "Signatures made"),
+            signature_failures: By::register(r, "signature_failures", "Signatures that could not be made"),
+            documents: By::register(r, "documents", "CRLs and certificates asked for"),
+            connections,
+            ready: register(r, "ready", "1 while the process is ready"),
+            families,
+            registry: Arc::new(std::mem::take(r)),
+        }
+    }
+
+    /// The figures of the feed from `source`.
+    #[must_use]
+    pub fn feed(&self, source: &str) -> Feed {
+        let (label, f) = (SourceLabel { source: source.to_owned() }, &self.families);
+        Feed {
+            as_of: f.as_of.get_or_create_owned(&label),
+            certificates: f.certificates.get_or_create_owned(&label),
+            changes: f.changes.get_or_create_owned(&label),
+            mended: f.mended.get_or_create_owned(&label),
+            failures: f.feed_failures.get_or_create_owned(&label),
+        }
+    }
+
+    /// The figures of one list of `issuer`.
+    #[must_use]
+    pub fn crl(&self, issuer: &str, list: List) -> Crl {
+        let list = match list {
+            List::Complete => "complete",
+            List::Delta => "delta",
+        };
+        let (label, f) = (ListLabel { issuer: issuer.to_owned(), list }, &self.families);
+        Crl {
+            number: f.number.get_or_create_owned(&label),
+            entries: f.entries.get_or_create_owned(&label),
+            bytes: f.bytes.get_or_create_owned(&label),
+            this_update: f.this_update.get_or_create_owned(&label),
+            next_update: f.next_update.get_or_create_owned(&label),
+            last_build: f.last_build.get_or_create_owned(&label),
+            builds: f.builds.get_or_create_owned(&label),
+            failures: f.crl_failures.get_or_create_owned(&label),
+        }
+    }
+
+    /// Forgets all components, so that those which are gone are no longer shown.
+    pub fn clear_components(&self) {
+        self.families.component.clear();
+    }
+
+    /// Shows whether a component is ready (1) or not (0).
+    pub fn set_component(&self, component: &str, ready: bool) {
+        let label = ComponentLabel { component: component.to_owned() };
+        self.families.component.get_or_create(&label).set(ready.into());
+    }
+
+    /// All metrics as OpenMetrics text, of type [`CONTENT_TYPE`].
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String does not fail; should a metric not encode itself, the rest is still of use.
+        if let Err(error) = encode(&mut out, &self.registry) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        out
+    }
+}
+
+impl Families {
+    fn register(r: &mut Registry) -> Self {
+        Self {
+            as_of: register(r, "feed_as_of_seconds", "Unix second up to which the index agrees with the database"),
+            certificates: register(r, "feed_certificates", "Certificates in the index"),
+            changes: register(r, "feed_changes", "Changes applied after the initial load"),
+            mended: register(r, "feed_mended", "Differences that a reconcile found and mended"),
+            feed_failures: register(r, "feed_failures", "Times that the database could not be read"),
+            number: register(r, "crl_number", "CRLNumber of the current list"),
+            entries: register(r, "crl_entries", "Entries of the current list"),
+            bytes: register(r, "crl_bytes", "Size of the current list"),
+            this_update: register(r, "crl_this_update_seconds", "thisUpdate of the current list, Unix time"),
+            next_update: register(r, "crl_next_update_seconds", "nextUpdate of the current list, Unix time"),
+            last_build: register(r, "crl_last_build_seconds", "How long the last build took"),
+            builds: register(r, "crl_builds", "Builds that succeeded"),
+            crl_failures: register(r, "crl_failures", "Builds that failed"),
+            component: register(r, "component_ready", "1 while the component can do its work"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::new();
+        metrics.outcomes.count(Outcome::Good);
+        metrics.clone().outcomes.count(Outcome::Good);
+        metrics.feed("demo").as_of.set(1_795_000_000);
+        let delta = metrics.crl("demo", List::Delta);
+        delta.number.set(7);
+        delta.built(Duration::from_millis(1_500));
+        metrics.set_component("feed:demo", false);
+        let text = metrics.encode();
+        for line in [
+            "jarchy_ocsp_requests_total{outcome=\"good\"} 2",
+            "jarchy_ocsp_requests_total{outcome=\"revoked\"} 0",
+            "jarchy_feed_as_of_seconds{source=\"demo\"} 1795000000",
+            "jarchy_crl_number{issuer=\"demo\",list=\"delta\"} 7",
+            "jarchy_crl_last_build_seconds{issuer=\"demo\",list=\"delta\"} 1.5",
+            "jarchy_component_ready{component=\"feed:demo\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_value_stands_at_its_index() {
+        fn check<L: Label + PartialEq>() {
+            assert!(L::ALL.iter().enumerate().all(|(at, value)| value.index() == at));
+        }
+        check::<Outcome>();
+        check::<Hash>();
+        check::<Method>();
+        check::<Purpose>();
+        check::<Document>();
+        check::<Cut>();
+    }
+}
