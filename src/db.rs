@@ -1,0 +1,338 @@
+//! SQLite database files that are Jarchy's own: opening, making, and bringing up to date.
+//!
+//! Goes in: a path and what kind of database belongs there. Comes out: a pool of connections in WAL mode,
+//! each commit on the disk before it returns (`synchronous = FULL`), five seconds of patience with other
+//! writers. Knows nothing of what the tables mean.
+//!
+//! Invariant: a file that is not of the kind asked for is left exactly as it was. It is therefore looked
+//! at through a read-only connection first; `PRAGMA application_id` tells whose it is, `PRAGMA
+//! user_version` how many of the kind's migrations it has seen.
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// How long a statement waits for another process that is writing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause before a busy file is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+/// SQLite has one writer at a time; the others read.
+const CONNECTIONS: u32 = 4;
+/// SQLite's result code for a file whose header is not SQLite's.
+const NOT_A_DATABASE: &str = "26";
+
+/// One kind of database.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// What people call it: "issuance database".
+    pub name: &'static str,
+    /// The number in the file's header that no other kind has.
+    pub application_id: i32,
+    /// SQL that leads from each version to the next; only ever appended to.
+    pub migrations: &'static [&'static str],
+}
+
+/// What may be done with the file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Made if it is not there, otherwise opened for reading and writing; never emptied.
+    Create,
+    /// Opened for reading and writing, and brought up to date.
+    ReadWrite,
+    /// Only read.
+    ReadOnly,
+}
+
+/// Why a database cannot be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DbError {
+    /// Nothing there.
+    #[error("there is no {name} at {path}: `jarchy init` makes one")]
+    Missing {
+        /// The kind's name.
+        name: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A database that is not Jarchy's, or another of Jarchy's.
+    #[error(
+        "{path} belongs to another program, it is no {name} of Jarchy's (application_id {found:#010x}); nothing in it was changed"
+    )]
+    Foreign {
+        /// The kind's name.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its `PRAGMA application_id`.
+        found: i32,
+    },
+    /// Not SQLite at all.
+    #[error("{path} is not an SQLite database, so it is no {name} of Jarchy's; nothing in it was changed")]
+    NotSqlite {
+        /// The kind's name.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Written by a version of Jarchy that knows more migrations.
+    #[error(
+        "the {name} {path} was made by a newer Jarchy (version {found} of its tables, this one knows {known}): use that Jarchy, or a newer one"
+    )]
+    Newer {
+        /// The kind's name.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its `PRAGMA user_version`.
+        found: usize,
+        /// How many migrations this program knows.
+        known: usize,
+    },
+    /// Needs migrations but may only be read.
+    #[error(
+        "the {name} {path} was made by an older Jarchy: open it once for writing, any `jarchy` command that changes something will do"
+    )]
+    Older {
+        /// The kind's name.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite refused.
+    #[error("{name} {path}: {source}")]
+    Sql {
+        /// The kind's name.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: sqlx::Error,
+    },
+}
+
+/// What a file's header says of it.
+enum Found {
+    /// No file, or one without a single table: also what an interrupted creation leaves.
+    Nothing,
+    /// Of the kind, with so many migrations applied.
+    Version(usize),
+}
+
+/// Opens the database of `kind` at `path`.
+///
+/// # Errors
+/// If it is missing (except with [`Mode::Create`]), somebody else's, newer than this program, or SQLite refuses.
+pub async fn open(path: &Path, kind: &Kind, mode: Mode) -> Result<SqlitePool, DbError> {
+    let started = Instant::now();
+    loop {
+        match attempt(path, kind, mode).await {
+            // While another process switches a new file to WAL, recovers one after a crash or closes it as
+            // the last, SQLite reports "busy" at once, whatever the time-out for statements is.
+            Err(DbError::Sql { source, .. }) if is_busy(&source) && started.elapsed() < PATIENCE => {
+                tokio::time::sleep(RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether SQLite refused because another connection is at work (SQLITE_BUSY and its extended codes).
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|refused| refused.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
+}
+
+async fn attempt(path: &Path, kind: &Kind, mode: Mode) -> Result<SqlitePool, DbError> {
+    let known = kind.migrations.len();
+    let up_to_date = match inspect(path, kind).await? {
+        Found::Nothing if mode != Mode::Create => {
+            return Err(DbError::Missing { name: kind.name, path: path.to_owned() });
+        }
+        Found::Nothing => false,
+        Found::Version(found) if found > known => {
+            return Err(DbError::Newer { name: kind.name, path: path.to_owned(), found, known });
+        }
+        Found::Version(found) => found == known,
+    };
+    let sql = |source| DbError::Sql { name: kind.name, path: path.to_owned(), source };
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE);
+    let options = match mode {
+        Mode::ReadOnly if !up_to_date => {
+            return Err(DbError::Older { name: kind.name, path: path.to_owned() });
+        }
+        Mode::ReadOnly => options.read_only(true),
+        Mode::Create | Mode::ReadWrite => options
+            .create_if_missing(mode == Mode::Create)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("recursive_triggers", "ON"),
+    };
+    let pool = SqlitePoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .map_err(sql)?;
+    if !up_to_date {
+        migrate(&pool, kind).await.map_err(sql)?;
+    }
+    Ok(pool)
+}
+
+async fn inspect(path: &Path, kind: &Kind) -> Result<Found, DbError> {
+    let sql = |source| DbError::Sql { name: kind.name, path: path.to_owned(), source };
+    match path.metadata() {
+        Ok(file) if file.is_file() => {}
+        Ok(_) => return Err(DbError::NotSqlite { name: kind.name, path: path.to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(sql(error.into())),
+    }
+    let read = async {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
+        let mut connection = options.connect().await?;
+        let header = header(&mut connection).await;
+        connection.close().await?;
+        header
+    };
+    let (application_id, version, tables) = read.await.map_err(|error| match &error {
+        sqlx::Error::Database(refused) if refused.code().as_deref() == Some(NOT_A_DATABASE) => {
+            DbError::NotSqlite { name: kind.name, path: path.to_owned() }
+        }
+        _ => sql(error),
+    })?;
+    match usize::try_from(version) {
+        Ok(version) if application_id == kind.application_id => Ok(Found::Version(version)),
+        Ok(0) if application_id == 0 && tables == 0 => Ok(Found::Nothing),
+        _ => Err(DbError::Foreign { name: kind.name, path: path.to_owned(), found: application_id }),
+    }
+}
+
+/// application_id, user_version and number of tables, views and triggers.
+async fn header(connection: &mut SqliteConnection) -> Result<(i32, i32, i64), sqlx::Error> {
+    let application_id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
+    let version = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
+    let tables = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
+    Ok((application_id, version, tables))
+}
+
+/// Applies what is missing, all of it or nothing; another process may have done it meanwhile.
+async fn migrate(pool: &SqlitePool, kind: &Kind) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let (_, version, _) = header(&mut transaction).await?;
+    let done = usize::try_from(version).unwrap_or(0);
+    for migration in kind.migrations.iter().skip(done) {
+        sqlx::raw_sql(*migration).execute(&mut *transaction).await?;
+    }
+    // A PRAGMA takes no parameters; these are numbers of our own.
+    let stamp = format!(
+        "PRAGMA application_id = {}; PRAGMA user_version = {}",
+        kind.application_id,
+        kind.migrations.len().max(done)
+    );
+    sqlx::raw_sql(AssertSqlSafe(stamp)).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const OLD: Kind =
+        Kind { name: "test database", application_id: 0x7465_7374, migrations: &["CREATE TABLE a(x INTEGER) STRICT"] };
+    const NEW: Kind = Kind {
+        migrations: &[
+            "CREATE TABLE a(x INTEGER) STRICT",
+            "CREATE TABLE b(y INTEGER) STRICT; INSERT INTO b VALUES (7);",
+        ],
+        ..OLD
+    };
+
+    async fn y(pool: &SqlitePool) -> i64 {
+        sqlx::query_scalar("SELECT y FROM b").fetch_one(pool).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_new_database_is_wal_and_stays_what_it_was_when_created_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let pool = open(&path, &OLD, Mode::Create).await.unwrap();
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&pool).await.unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&pool).await.unwrap();
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+        sqlx::query("INSERT INTO a VALUES (1)").execute(&pool).await.unwrap();
+        pool.close().await;
+        let pool = open(&path, &OLD, Mode::Create).await.unwrap();
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM a").fetch_one(&pool).await.unwrap();
+        assert_eq!(rows, 1);
+    }
+
+    #[tokio::test]
+    async fn an_older_database_is_brought_up_to_date_only_when_it_may_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        open(&path, &OLD, Mode::Create).await.unwrap().close().await;
+        assert!(matches!(open(&path, &NEW, Mode::ReadOnly).await, Err(DbError::Older { .. })));
+        assert_eq!(y(&open(&path, &NEW, Mode::ReadWrite).await.unwrap()).await, 7);
+        assert_eq!(y(&open(&path, &NEW, Mode::ReadOnly).await.unwrap()).await, 7);
+        let newer = open(&path, &OLD, Mode::ReadWrite).await.unwrap_err();
+        assert!(newer.to_string().contains("newer Jarchy (version 2 of its tables, this one knows 1)"), "{newer}");
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_creation_is_finished_and_else_nothing_is_made_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        for mode in [Mode::ReadWrite, Mode::ReadOnly] {
+            let missing = open(&path, &NEW, mode).await.unwrap_err();
+            assert!(missing.to_string().contains("there is no test database at"), "{missing}");
+        }
+        assert!(!path.exists());
+        std::fs::write(&path, b"").unwrap();
+        assert!(matches!(open(&path, &NEW, Mode::ReadWrite).await, Err(DbError::Missing { .. })));
+        assert_eq!(y(&open(&path, &NEW, Mode::Create).await.unwrap()).await, 7);
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_others_is_named_and_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let foreign = dir.path().join("foreign.db");
+        let options = SqliteConnectOptions::new().filename(&foreign).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        sqlx::raw_sql("CREATE TABLE theirs(x)").execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let other_kind = dir.path().join("other.db");
+        open(&other_kind, &Kind { application_id: 5, ..OLD }, Mode::Create).await.unwrap().close().await;
+        let text = dir.path().join("notes.txt");
+        std::fs::write(&text, "not a database at all, but longer than a header of one hundred bytes: ".repeat(3))
+            .unwrap();
+
+        for (path, words) in [
+            (&foreign, "belongs to another program"),
+            (&other_kind, "belongs to another program"),
+            (&text, "is not an SQLite database"),
+            (&dir.path().to_owned(), "is not an SQLite database"),
+        ] {
+            let before = std::fs::read(path).ok();
+            for mode in [Mode::Create, Mode::ReadWrite, Mode::ReadOnly] {
+                let error = open(path, &OLD, mode).await.unwrap_err();
+                assert!(error.to_string().contains(words), "{error}");
+            }
+            assert_eq!(std::fs::read(path).ok(), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn two_that_create_at_once_make_one_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let (one, two) = tokio::join!(open(&path, &NEW, Mode::Create), open(&path, &NEW, Mode::Create));
+        assert_eq!(y(&one.unwrap()).await, 7);
+        assert_eq!(y(&two.unwrap()).await, 7);
+    }
+}
