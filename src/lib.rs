@@ -4,6 +4,7 @@ pub mod der;
 pub mod health;
 pub mod index;
 pub mod metrics;
+pub mod ocsp;
 pub mod pki;
 pub mod sign;
 pub mod telemetry;

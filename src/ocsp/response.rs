@@ -1,0 +1,438 @@
+//! Answers become the DER of an OCSPResponse (RFC 6960 4.2), and, for clients, back again.
+//!
+//! Goes in: the CertID as it was asked, a status, times; a [`Template`] holds what all answers of one
+//! signer share. Comes out: the bytes to sign, and the whole response. Lengths are added up first, so each
+//! response is written once, front to back, into one buffer.
+//!
+//! Invariants: what is signed is what is sent; defaults are left out (OCSP-01); no extension is critical
+//! (OCSP-71).
+
+use crate::der::{self, Error, Reader, tag};
+use crate::pki::{Certificate, HashAlgorithm, Reason, Revocation, Time};
+
+/// The responses that carry nothing but an error: constant, unsigned (OCSP-27).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// Not the syntax of OCSP, or over the limits (OCSP-21).
+    MalformedRequest = 1,
+    /// This responder is at odds with itself (OCSP-22).
+    InternalError = 2,
+    /// Temporarily unable (OCSP-23).
+    TryLater = 3,
+    /// Not authorized to answer for this certificate (OCSP-26, OCSP-29).
+    Unauthorized = 6,
+}
+
+impl Failure {
+    /// The whole response.
+    #[must_use]
+    pub const fn der(self) -> &'static [u8] {
+        match self {
+            Self::MalformedRequest => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 1],
+            Self::InternalError => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 2],
+            Self::TryLater => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 3],
+            Self::Unauthorized => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 6],
+        }
+    }
+}
+
+/// CertStatus of a SingleResponse.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CertStatus {
+    /// Issued, and not revoked.
+    Good,
+    /// Revoked, or on hold.
+    Revoked(Revocation),
+    /// Not known here.
+    Unknown,
+}
+
+/// One SingleResponse.
+#[derive(Clone, Copy, Debug)]
+pub struct Single<'a> {
+    /// The CertID, byte for byte as it was asked (promise 11).
+    pub cert_id: &'a [u8],
+    /// What is said of it.
+    pub status: CertStatus,
+    /// When that was known to be right.
+    pub this_update: Time,
+    /// By when newer information will be there.
+    pub next_update: Time,
+}
+
+/// What differs from answer to answer, signature aside.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseData<'a> {
+    /// When the answer was signed.
+    pub produced_at: Time,
+    /// One for each CertID.
+    pub singles: &'a [Single<'a>],
+    /// The responseExtensions, one DER after another; empty for none.
+    pub extensions: &'a [u8],
+}
+
+/// What all answers of one signer share.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// DER of the ResponderID.
+    responder_id: Vec<u8>,
+    /// DER of the AlgorithmIdentifier.
+    algorithm: &'static [u8],
+    /// DER of `certs`, with its tag, or nothing.
+    certs: Vec<u8>,
+}
+
+/// A GeneralizedTime with tag and length.
+const TIME_LEN: usize = 17;
+/// id-pkix-ocsp-basic.
+const BASIC: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
+/// id-pkix-ocsp-nonce.
+const NONCE: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2];
+
+/// The nonce extension around the content of its extnValue (OCSP-60).
+#[must_use]
+pub fn nonce_extension(value: &[u8]) -> Vec<u8> {
+    der::element(tag::SEQUENCE, &[NONCE, &der::element(tag::OCTET_STRING, &[value])])
+}
+
+impl Template {
+    /// For answers that `signer` signs with `algorithm`. `include_certificate` is for delegates: when the
+    /// CA signs itself, everyone has its certificate (OCSP-52).
+    #[must_use]
+    pub fn new(signer: &Certificate, algorithm: &'static [u8], include_certificate: bool) -> Self {
+        // OCSP-11, OCSP-12: byKey, always SHA-1 of the key bits.
+        let key_hash = HashAlgorithm::Sha1.digest(signer.key_bits());
+        let responder_id = der::element(tag::explicit(2), &[&der::element(tag::OCTET_STRING, &[key_hash.as_ref()])]);
+        let certs = if include_certificate {
+            der::element(tag::explicit(0), &[&der::element(tag::SEQUENCE, &[signer.der()])])
+        } else {
+            Vec::new()
+        };
+        Self { responder_id, algorithm, certs }
+    }
+
+    /// The DER of ResponseData: what the signature covers (OCSP-57).
+    #[must_use]
+    pub fn to_be_signed(&self, data: &ResponseData<'_>) -> Vec<u8> {
+        let sizes = Sizes::of(self, data);
+        let mut out = Vec::with_capacity(der::element_len(sizes.data));
+        self.put_data(&mut out, data, &sizes);
+        out
+    }
+
+    /// The whole OCSPResponse.
+    #[must_use]
+    pub fn respond(&self, data: &ResponseData<'_>, signature: &[u8]) -> Vec<u8> {
+        let sizes = Sizes::of(self, data);
+        let basic = der::element_len(sizes.data)
+            + self.algorithm.len()
+            + der::element_len(signature.len() + 1)
+            + self.certs.len();
+        let response_bytes = BASIC.len() + der::element_len(der::element_len(basic));
+        let whole = 3 + der::element_len(der::element_len(response_bytes));
+        let mut out = Vec::with_capacity(der::element_len(whole));
+        der::put_header(&mut out, tag::SEQUENCE, whole);
+        out.extend_from_slice(&[tag::ENUMERATED, 1, 0]);
+        der::put_header(&mut out, tag::explicit(0), der::element_len(response_bytes));
+        der::put_header(&mut out, tag::SEQUENCE, response_bytes);
+        out.extend_from_slice(BASIC);
+        der::put_header(&mut out, tag::OCTET_STRING, der::element_len(basic));
+        der::put_header(&mut out, tag::SEQUENCE, basic);
+        self.put_data(&mut out, data, &sizes);
+        out.extend_from_slice(self.algorithm);
+        der::put_header(&mut out, tag::BIT_STRING, signature.len() + 1);
+        out.push(0);
+        out.extend_from_slice(signature);
+        out.extend_from_slice(&self.certs);
+        out
+    }
+
+    fn put_data(&self, out: &mut Vec<u8>, data: &ResponseData<'_>, sizes: &Sizes) {
+        der::put_header(out, tag::SEQUENCE, sizes.data);
+        out.extend_from_slice(&self.responder_id);
+        der::put(out, tag::GENERALIZED_TIME, &data.produced_at.generalized());
+        der::put_header(out, tag::SEQUENCE, sizes.singles);
+        for single in data.singles {
+            single.put(out);
+        }
+        if !data.extensions.is_empty() {
+            der::put_header(out, tag::explicit(1), der::element_len(data.extensions.len()));
+            der::put(out, tag::SEQUENCE, data.extensions);
+        }
+    }
+}
+
+/// Content lengths of the nested parts of a ResponseData.
+struct Sizes {
+    singles: usize,
+    data: usize,
+}
+
+impl Sizes {
+    fn of(template: &Template, data: &ResponseData<'_>) -> Self {
+        let singles = data.singles.iter().map(|single| der::element_len(single.content_len())).sum();
+        let extensions = match data.extensions.len() {
+            0 => 0,
+            len => der::element_len(der::element_len(len)),
+        };
+        Self { singles, data: template.responder_id.len() + TIME_LEN + der::element_len(singles) + extensions }
+    }
+}
+
+impl Single<'_> {
+    fn content_len(&self) -> usize {
+        self.cert_id.len() + self.status.len() + TIME_LEN + der::element_len(TIME_LEN)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        der::put_header(out, tag::SEQUENCE, self.content_len());
+        out.extend_from_slice(self.cert_id);
+        self.status.put(out);
+        der::put(out, tag::GENERALIZED_TIME, &self.this_update.generalized());
+        der::put_header(out, tag::explicit(0), TIME_LEN);
+        der::put(out, tag::GENERALIZED_TIME, &self.next_update.generalized());
+    }
+}
+
+impl CertStatus {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Good | Self::Unknown => 2,
+            Self::Revoked(Revocation { reason: Reason::Unspecified, .. }) => 2 + TIME_LEN,
+            Self::Revoked(_) => 2 + TIME_LEN + 5,
+        }
+    }
+
+    /// OCSP-02.
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Good => out.extend_from_slice(&[tag::implicit(0), 0]),
+            Self::Unknown => out.extend_from_slice(&[tag::implicit(2), 0]),
+            Self::Revoked(revocation) => {
+                der::put_header(out, tag::explicit(1), self.len() - 2);
+                der::put(out, tag::GENERALIZED_TIME, &revocation.at.generalized());
+                if revocation.reason != Reason::Unspecified {
+                    let code = revocation.reason.code();
+                    out.extend_from_slice(&[tag::explicit(0), 3, tag::ENUMERATED, 1, code]);
+                }
+            }
+        }
+    }
+}
+
+/// What a client reads out of an OCSPResponse.
+#[derive(Debug)]
+pub enum Parsed<'a> {
+    /// responseStatus other than successful.
+    Failure(u8),
+    /// A BasicOCSPResponse.
+    Basic(Basic<'a>),
+}
+
+/// The parts of a BasicOCSPResponse.
+#[derive(Debug)]
+pub struct Basic<'a> {
+    /// What the signature covers.
+    pub data: &'a [u8],
+    /// The ResponderID, with its tag.
+    pub responder_id: &'a [u8],
+    /// producedAt.
+    pub produced_at: Time,
+    /// The SingleResponses in their order.
+    pub singles: Vec<Single<'a>>,
+    /// Content of the nonce's extnValue.
+    pub nonce: Option<&'a [u8]>,
+    /// The AlgorithmIdentifier of the signature.
+    pub algorithm: &'a [u8],
+    /// The signature.
+    pub signature: &'a [u8],
+    /// The certificates that came along, in DER.
+    pub certificates: Vec<&'a [u8]>,
+}
+
+/// Reads an OCSPResponse.
+///
+/// # Errors
+/// Whatever is not as RFC 6960 4.2.1 has it, a missing nextUpdate (OCSP-41) and an unknown critical
+/// extension included.
+pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Error> {
+    let mut response = der::outer(bytes, tag::SEQUENCE)?;
+    let &[status] = response.value(tag::ENUMERATED)? else { return Err(Error::Value) };
+    if status != 0 {
+        response.finish()?;
+        return Ok(Parsed::Failure(status));
+    }
+    let mut explicit = response.nested(tag::explicit(0))?;
+    response.finish()?;
+    let mut response_bytes = explicit.nested(tag::SEQUENCE)?;
+    explicit.finish()?;
+    if response_bytes.element(tag::OID)?.raw != BASIC {
+        return Err(Error::Value);
+    }
+    let basic = response_bytes.value(tag::OCTET_STRING)?;
+    response_bytes.finish()?;
+    parse_basic(basic).map(Parsed::Basic)
+}
+
+fn parse_basic(bytes: &[u8]) -> Result<Basic<'_>, Error> {
+    let mut basic = der::outer(bytes, tag::SEQUENCE)?;
+    let data = basic.element(tag::SEQUENCE)?;
+    let algorithm = basic.element(tag::SEQUENCE)?.raw;
+    let [0, signature @ ..] = basic.value(tag::BIT_STRING)? else { return Err(Error::Value) };
+    let mut certificates = Vec::new();
+    if let Some(certs) = basic.optional(tag::explicit(0))? {
+        let mut list = der::outer(certs, tag::SEQUENCE)?;
+        while !list.is_empty() {
+            certificates.push(list.element(tag::SEQUENCE)?.raw);
+        }
+    }
+    basic.finish()?;
+
+    let mut fields = Reader::new(data.value);
+    fields.optional(tag::explicit(0))?;
+    let responder_id = fields.any()?.raw;
+    let produced_at = generalized(&mut fields)?;
+    let mut list = fields.nested(tag::SEQUENCE)?;
+    let mut singles = Vec::new();
+    while !list.is_empty() {
+        singles.push(parse_single(list.nested(tag::SEQUENCE)?)?);
+    }
+    let mut nonce = None;
+    if let Some(extensions) = fields.optional(tag::explicit(1))? {
+        each_extension(extensions, |oid, value| {
+            if oid == NONCE {
+                nonce = Some(value);
+            }
+            oid == NONCE
+        })?;
+    }
+    fields.finish()?;
+    Ok(Basic { data: data.raw, responder_id, produced_at, singles, nonce, algorithm, signature, certificates })
+}
+
+fn parse_single(mut fields: Reader<'_>) -> Result<Single<'_>, Error> {
+    let cert_id = fields.element(tag::SEQUENCE)?.raw;
+    let status = fields.any()?;
+    let status = match status.tag {
+        0x80 => CertStatus::Good,
+        0x82 => CertStatus::Unknown,
+        0xa1 => CertStatus::Revoked(parse_revoked(Reader::new(status.value))?),
+        _ => return Err(Error::Value),
+    };
+    let this_update = generalized(&mut fields)?;
+    let mut explicit = fields.nested(tag::explicit(0))?;
+    let next_update = generalized(&mut explicit)?;
+    explicit.finish()?;
+    if let Some(extensions) = fields.optional(tag::explicit(1))? {
+        each_extension(extensions, |_, _| false)?;
+    }
+    fields.finish()?;
+    Ok(Single { cert_id, status, this_update, next_update })
+}
+
+fn parse_revoked(mut fields: Reader<'_>) -> Result<Revocation, Error> {
+    let at = generalized(&mut fields)?;
+    let reason = match fields.optional(tag::explicit(0))? {
+        None => Reason::Unspecified,
+        Some([tag::ENUMERATED, 1, code]) => Reason::from_code(*code).ok_or(Error::Value)?,
+        Some(_) => return Err(Error::Value),
+    };
+    fields.finish()?;
+    Ok(Revocation { at, reason, invalidity_date: None })
+}
+
+fn generalized(fields: &mut Reader<'_>) -> Result<Time, Error> {
+    Time::from_generalized(fields.value(tag::GENERALIZED_TIME)?).ok_or(Error::Value)
+}
+
+/// Shows every extension to `known`; one that is critical and not known is an error.
+fn each_extension<'a>(extensions: &'a [u8], mut known: impl FnMut(&'a [u8], &'a [u8]) -> bool) -> Result<(), Error> {
+    let mut list = der::outer(extensions, tag::SEQUENCE)?;
+    while !list.is_empty() {
+        let mut extension = list.nested(tag::SEQUENCE)?;
+        let oid = extension.element(tag::OID)?.raw;
+        let critical = extension.default_false()?;
+        let value = extension.value(tag::OCTET_STRING)?;
+        extension.finish()?;
+        if !known(oid, value) && critical {
+            return Err(Error::Value);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn revoked(reason: Reason) -> CertStatus {
+        CertStatus::Revoked(Revocation { at: Time::from_unix(1_000_000_000), reason, invalidity_date: None })
+    }
+
+    fn status_der(status: CertStatus) -> Vec<u8> {
+        let mut out = Vec::new();
+        status.put(&mut out);
+        assert_eq!(out.len(), status.len());
+        out
+    }
+
+    #[test]
+    fn ocsp_02_status_bytes() {
+        assert_eq!(status_der(CertStatus::Good), [0x80, 0]);
+        assert_eq!(status_der(CertStatus::Unknown), [0x82, 0]);
+        assert_eq!(status_der(revoked(Reason::Unspecified)), b"\xa1\x11\x18\x0f20010909014640Z");
+        assert_eq!(
+            status_der(revoked(Reason::CertificateHold)),
+            b"\xa1\x16\x18\x0f20010909014640Z\xa0\x03\x0a\x01\x06"
+        );
+    }
+
+    #[test]
+    fn ocsp_60_nonce_bytes() {
+        let value = der::element(tag::OCTET_STRING, &[&[0xcc; 32]]);
+        let expected = [&[0x30, 0x2f, 6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2, 4, 0x22, 4, 0x20][..], &[0xcc; 32]];
+        assert_eq!(nonce_extension(&value), expected.concat());
+    }
+
+    #[test]
+    fn what_is_rendered_is_read_back_and_the_signed_part_stands_in_it() {
+        let template = Template {
+            responder_id: [&[0xa2, 0x16, 4, 0x14][..], &[9; 20]].concat(),
+            algorithm: &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70],
+            certs: Vec::new(),
+        };
+        let cert_id = super::super::request::encode_cert_id(
+            &crate::pki::issuer::IssuerHashes { algorithm: HashAlgorithm::Sha256, name: vec![1; 32], key: vec![2; 32] },
+            &[0x7b; 16],
+        );
+        let extensions = nonce_extension(&[4, 1, 0xee]);
+        for status in [CertStatus::Good, CertStatus::Unknown, revoked(Reason::KeyCompromise)] {
+            for extensions in [&[][..], &extensions] {
+                for signature in [&[5; 64][..], &[5; 256]] {
+                    let now = Time::from_unix(1_795_000_000);
+                    let single = Single { cert_id: &cert_id, status, this_update: now, next_update: Time::MAX };
+                    let data = ResponseData { produced_at: now, singles: &[single, single], extensions };
+                    let whole = template.respond(&data, signature);
+                    let Parsed::Basic(basic) = parse(&whole).unwrap() else { panic!("not a basic response") };
+                    assert_eq!(basic.data, template.to_be_signed(&data));
+                    assert_eq!(basic.singles.len(), 2);
+                    assert_eq!(basic.singles[1].status, status);
+                    assert_eq!(basic.singles[0].cert_id, cert_id);
+                    assert_eq!(basic.singles[0].next_update, Time::MAX);
+                    assert_eq!((basic.signature, basic.responder_id), (signature, &template.responder_id[..]));
+                    assert_eq!(basic.nonce.is_some(), !extensions.is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ocsp_27_failures_are_five_constant_octets() {
+        for failure in [Failure::MalformedRequest, Failure::InternalError, Failure::TryLater, Failure::Unauthorized] {
+            let code = failure as u8;
+            assert_eq!(failure.der(), [0x30, 3, 0x0a, 1, code]);
+            assert!(matches!(parse(failure.der()), Ok(Parsed::Failure(found)) if found == code));
+        }
+    }
+}
