@@ -7,4 +7,5 @@ pub mod metrics;
 pub mod ocsp;
 pub mod pki;
 pub mod sign;
+pub mod source;
 pub mod telemetry;
