@@ -6,6 +6,7 @@ pub mod index;
 pub mod metrics;
 pub mod ocsp;
 pub mod pki;
+pub mod registry;
 pub mod sign;
 pub mod source;
 pub mod telemetry;
