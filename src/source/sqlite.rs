@@ -216,7 +216,7 @@ fn read(row: &SqliteRow) -> Result<Row, OddRow> {
         format!("issuer {issuer:?}, serial {hex}")
     };
     let odd = |why: String| OddRow { name: name(), why };
-    let time = |column| {
+    let time = |column: &str| {
         let seconds = row.try_get::<Option<i64>, _>(column).map_err(|error| odd(error.to_string()))?;
         Ok(seconds.map(Time::from_unix))
     };
@@ -227,11 +227,7 @@ fn read(row: &SqliteRow) -> Result<Row, OddRow> {
             let code = row.try_get::<Option<u8>, _>("reason").map_err(|error| odd(error.to_string()))?;
             // A reason that cannot be published is published as none.
             let reason = code.and_then(Reason::from_code).unwrap_or_default();
-            Status::Revoked(Revocation {
-                at: needed("revoked_at")?,
-                reason,
-                invalidity_date: time("invalidity_date")?,
-            })
+            Status::Revoked(Revocation { at: needed("revoked_at")?, reason, invalidity_date: time("invalidity_date")? })
         }
         other => return Err(odd(format!("status {other:?} is unknown"))),
     };
