@@ -1,4 +1,5 @@
 //! Jarchy.
+pub mod cli;
 pub mod db;
 pub mod der;
 pub mod health;

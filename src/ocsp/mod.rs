@@ -9,6 +9,7 @@
 
 pub mod authority;
 mod cache;
+pub mod check;
 pub mod request;
 pub mod response;
 
