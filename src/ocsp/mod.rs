@@ -301,3 +301,6 @@ const fn hash_label(hash: Option<HashAlgorithm>) -> Hash {
         None => Hash::Other,
     }
 }
+
+#[cfg(test)]
+mod tests;
