@@ -132,7 +132,7 @@ label! {
 label! {
     /// Why a connection was closed from this side before its time.
     Cut, "reason" {
-        /// The request's head did not come in time, or the connection stood idle.
+        /// The request's head did not come in time.
         Header = "header_timeout",
         /// The request's body did not come in time.
         Body = "body_timeout",

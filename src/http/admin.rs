@@ -1,0 +1,159 @@
+//! The operator's listener: health and metrics, on loopback unless the config says otherwise.
+//!
+//! Goes in: what components said of themselves and what was counted. Comes out: `/health/live` and
+//! `/health/ready` (200 or 503, JSON), `/metrics` (OpenMetrics text). Nothing here changes anything.
+//! It runs on the general runtime, so that a flood on the public listener does not hide how we are.
+
+use crate::health::{Health, Report, State};
+use crate::metrics::{self, Metrics};
+use crate::pki::{Clock, SystemClock, Time};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+
+/// Operators and their monitoring open few connections.
+const CONNECTIONS: usize = 64;
+/// Until a request's head is complete, and between requests; a scraper comes every 15 s or less often.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// How long a connection may live at all: answers are small, and a scraper opens another.
+const LIFETIME: Duration = Duration::from_secs(300);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long connections may go on after the stop.
+const STOP_TIME: Duration = Duration::from_secs(1);
+
+type Answer = Response<Full<Bytes>>;
+
+/// What the listener tells.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    health: Health,
+    metrics: Metrics,
+}
+
+impl Admin {
+    /// Tells of `health` and `metrics`.
+    #[must_use]
+    pub const fn new(health: Health, metrics: Metrics) -> Self {
+        Self { health, metrics }
+    }
+
+    /// Serves on `listener` until `stop` becomes true or its sender is gone.
+    ///
+    /// # Errors
+    /// If the socket cannot be used.
+    pub async fn run(self, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS)));
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.open(stream, &places, &graceful),
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                }
+            }
+        }
+        drop(listener);
+        // Those that are left end with the runtime.
+        _ = tokio::time::timeout(STOP_TIME, graceful.shutdown()).await;
+        Ok(())
+    }
+
+    fn open(&self, stream: TcpStream, places: &Arc<Semaphore>, graceful: &GracefulShutdown) {
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
+        let admin = self.clone();
+        let service = service_fn(move |request| {
+            let answer = admin.answer(&request);
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME)
+            .max_buf_size(16 * 1024)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            // However it ends, there is nobody to tell.
+            _ = tokio::time::timeout(LIFETIME, connection).await;
+            drop(place);
+        });
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Answer {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are allowed here.\n");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        match request.uri().path() {
+            "/health/live" => self.health("live", "dead", self.health.live()),
+            "/health/ready" => self.health("ready", "not ready", self.health.ready()),
+            "/metrics" => self.metrics(),
+            "/" => text(StatusCode::OK, "/health/live\n/health/ready\n/metrics\n"),
+            _ => text(StatusCode::NOT_FOUND, "There is nothing here. What is served stands at /.\n"),
+        }
+    }
+
+    fn health(&self, yes: &str, no: &str, is: bool) -> Answer {
+        let components: Vec<_> = self.health.report().iter().map(component).collect();
+        let body = serde_json::json!({
+            "status": if is { yes } else { no },
+            "time": SystemClock.now().to_string(),
+            "components": components,
+        });
+        let status = if is { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        answer(status, HeaderValue::from_static("application/json"), format!("{body:#}\n"))
+    }
+
+    fn metrics(&self) -> Answer {
+        self.metrics.ready.set(self.health.ready().into());
+        self.metrics.clear_components();
+        for report in self.health.report() {
+            self.metrics.set_component(&report.component, report.state.is_ready());
+        }
+        answer(StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), self.metrics.encode())
+    }
+}
+
+fn component(report: &Report) -> serde_json::Value {
+    let mut value = serde_json::json!({
+        "name": report.component,
+        "state": report.state.name(),
+        "since": time(report.since).to_string(),
+    });
+    if let (Some(fields), Some(reason)) = (value.as_object_mut(), &report.reason) {
+        fields.insert("reason".into(), reason.as_str().into());
+    }
+    debug_assert!(report.state != State::Ok || report.reason.is_none(), "what is ok needs no reason");
+    value
+}
+
+fn time(moment: SystemTime) -> Time {
+    Time::default() + moment.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn text(status: StatusCode, body: &'static str) -> Answer {
+    answer(status, HeaderValue::from_static("text/plain; charset=utf-8"), body)
+}
+
+fn answer(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

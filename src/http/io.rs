@@ -1,0 +1,254 @@
+//! One client's socket, with the manners that hyper leaves to us.
+//!
+//! Goes in: a TCP stream. Comes out: the same bytes for hyper, after [`Framing`] looked at them, and an
+//! error once the client is too slow: with a head, with its next request, or in taking our answer.
+//! Bodies are timed where they are read, so that the client is told.
+//!
+//! Invariant: one timer a connection, and no step of a healthy request waits for it.
+
+use super::framing::{Framing, Place};
+use super::server::Limits;
+use crate::metrics::{Connections, Cut};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// After a refusal we close our side first and read on for a while: closing a socket with unread bytes
+/// resets the connection, and a reset overtakes the answer that the client has not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+/// Octets that are read and dropped meanwhile, at most.
+const LINGER_OCTETS: usize = 1 << 20;
+
+/// What the handler tells the socket of the same connection.
+#[derive(Debug, Default)]
+pub(super) struct Handled {
+    /// Whether a request is being answered just now.
+    busy: AtomicBool,
+    /// Requests that came through to the handler.
+    requests: AtomicU64,
+    /// Whether we close after this answer although the client did not ask for it.
+    closes: AtomicBool,
+}
+
+impl Handled {
+    /// A request is being answered from now on.
+    pub(super) fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.busy.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer is ready to be sent; `closes` if it is the last one by our will.
+    pub(super) fn end(&self, closes: bool) {
+        if closes {
+            self.closes.store(true, Ordering::Relaxed);
+        }
+        self.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+/// How well the client takes what we send: it must take `Limits::drain_octets` in every
+/// `Limits::drain_time` that we wait for it. Time in which nothing waits does not count.
+#[derive(Debug)]
+struct Drain {
+    /// Waiting time that is left of the present window.
+    left: Duration,
+    /// Octets taken in the present window.
+    taken: usize,
+    /// Since when we wait.
+    waiting: Option<Instant>,
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub(super) struct Io {
+    stream: TcpStream,
+    framing: Framing,
+    handled: Arc<Handled>,
+    limits: Arc<Limits>,
+    metrics: Connections,
+    timer: Pin<Box<Sleep>>,
+    /// When the head that is being read began; for the first one, when the connection was opened.
+    head_began: Option<Instant>,
+    /// When something was last read or written.
+    last: Instant,
+    drain: Drain,
+    /// Octets that lingering may still drop; `None` before the close began.
+    linger: Option<usize>,
+}
+
+impl Io {
+    pub(super) fn new(stream: TcpStream, handled: Arc<Handled>, limits: Arc<Limits>, metrics: Connections) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            framing: Framing::new(),
+            handled,
+            metrics,
+            timer: Box::pin(sleep_until(now + limits.header_time)),
+            head_began: Some(now),
+            last: now,
+            drain: Drain { left: limits.drain_time, taken: 0, waiting: None },
+            linger: None,
+            limits,
+        }
+    }
+
+    /// The moment at which waiting for more of a request has to end.
+    fn read_deadline(&self) -> Option<Instant> {
+        let place = self.framing.place();
+        // While an answer is made or waits to be taken, nobody expects the client to send anything.
+        if self.handled.busy.load(Ordering::Relaxed) || self.drain.waiting.is_some() {
+            return None;
+        }
+        match (place, self.head_began) {
+            (Place::Head | Place::Between, Some(began)) => Some(began + self.limits.header_time),
+            (Place::Body, _) => None,
+            _ => Some(self.last + self.limits.idle_time),
+        }
+    }
+
+    fn received(&mut self, bytes: &mut [u8]) {
+        self.last = Instant::now();
+        let heads = self.framing.heads();
+        self.framing.follow(bytes);
+        let is_head = self.framing.place() == Place::Head;
+        // One that began with this very read, or earlier and still goes on.
+        let before = if self.framing.heads() == heads { self.head_began } else { None };
+        self.head_began = if is_head { before.or(Some(self.last)) } else { None };
+    }
+
+    /// Whether `deadline` has passed; if not, the task is woken when it does.
+    fn has_passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
+        loop {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            // A timer that is early is left alone: moving it at every request costs more than waking
+            // once too often.
+            if self.timer.is_elapsed() || self.timer.deadline() > deadline {
+                self.timer.as_mut().reset(deadline);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+        }
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(result) = written else {
+            return self.waits_for_reader(cx);
+        };
+        self.last = Instant::now();
+        if let Some(since) = self.drain.waiting.take() {
+            self.drain.left = self.drain.left.saturating_sub(self.last - since);
+        }
+        self.drain.taken = self.drain.taken.saturating_add(*result.as_ref().unwrap_or(&0));
+        if self.drain.taken >= self.limits.drain_octets {
+            self.drain = Drain { left: self.limits.drain_time, taken: 0, waiting: None };
+        }
+        Poll::Ready(result)
+    }
+
+    fn waits_for_reader(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let since = *self.drain.waiting.get_or_insert_with(Instant::now);
+        if !self.has_passed(since + self.drain.left, cx) {
+            return Poll::Pending;
+        }
+        self.metrics.cut.count(Cut::Write);
+        // What the kernel still holds for this reader is dropped, not kept until it is taken.
+        _ = self.stream.set_zero_linger();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether bytes may be on their way that nobody will read: the rest of a request, or of what follows
+    /// one that hyper refused.
+    fn is_unfinished(&self) -> bool {
+        self.framing.place() != Place::Between || self.framing.heads() != self.handled.requests.load(Ordering::Relaxed)
+    }
+
+    fn poll_linger(&mut self, mut left: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut buffer = [0; 4096];
+        while left > 0 && !self.has_passed(self.last + LINGER, cx) {
+            let mut buffer = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => {
+                    self.linger = Some(left);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => left = left.saturating_sub(buffer.filled().len()),
+                // The client has closed too, or is gone.
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if result.is_ready() {
+            this.received(buffer.filled_mut().get_mut(before..).unwrap_or_default());
+            return result;
+        }
+        if let Some(deadline) = this.read_deadline()
+            && this.has_passed(deadline, cx)
+        {
+            // That a client has no further request is nobody's fault.
+            if this.head_began.is_some() {
+                this.metrics.cut.count(Cut::Header);
+            }
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.wrote(written, cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.wrote(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(left) = this.linger {
+            return this.poll_linger(left, cx);
+        }
+        // Nothing of it waits: a TCP stream only sends its FIN.
+        let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+        if !matches!(shut, Poll::Ready(Ok(()))) || !this.is_unfinished() {
+            return shut;
+        }
+        this.last = Instant::now();
+        this.poll_linger(LINGER_OCTETS, cx)
+    }
+}

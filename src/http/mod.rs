@@ -1,0 +1,394 @@
+//! HTTP for relying parties: OCSP by `GET` and `POST`, CRLs and issuers' certificates as files.
+//!
+//! Goes in: a request, its path raw. Comes out: an answer with the validators and lifetimes by which any
+//! cache in front can keep it. Rules: RFC 6960 appendix A, RFC 9919 6 and 7, RFC 9110 13, RFC 2585.
+//!
+//! Invariants: whatever arrives is answered with an OCSP response or a plain 4xx, in bounded time and
+//! memory, and a panic costs one answer (promise 10). OCSP errors travel under 200 (OCSP-28). Nothing of
+//! a request gets into a header (SEC-09). What is not an authoritative answer is `no-store` (SEC-11).
+//!
+//! | file | does |
+//! |---|---|
+//! | `server` | threads, sockets, limits, stopping |
+//! | `io`, `framing` | one client's socket: time-outs, and framing that leaves no doubt |
+//! | `path` | raw path → route, base64 tail → request |
+//! | `body` | bodies, read with a limit and sent without a copy |
+//! | `admin` | health and metrics, on a listener of their own |
+
+pub mod admin;
+mod body;
+mod framing;
+mod io;
+mod path;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+use crate::crl::{Published, Shelf};
+use crate::metrics::{Cut, Document, Method as CountedMethod, Metrics};
+use crate::ocsp::{Cache, Reply, Responder};
+use crate::pki::hash::sha256;
+use crate::pki::{Clock, IssuerName, Time};
+use body::{Payload, Unread, Versions};
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use path::Route;
+use server::Limits;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// No cached list outlives this, so that a fresh one reaches clients soon (CRL-92).
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(3600);
+/// When a client should ask again for a list that is not built yet.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// OCSPResponse with internalError and nothing else.
+const INTERNAL_ERROR: &[u8] = &[0x30, 0x03, 0x0a, 0x01, 0x02];
+
+const OCSP_RESPONSE: HeaderValue = HeaderValue::from_static("application/ocsp-response");
+const PKIX_CRL: HeaderValue = HeaderValue::from_static("application/pkix-crl");
+const PKIX_CERT: HeaderValue = HeaderValue::from_static("application/pkix-cert");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+const GET_HEAD: HeaderValue = HeaderValue::from_static("GET, HEAD");
+const GET_HEAD_POST: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
+
+/// The files of one issuer.
+#[derive(Debug)]
+pub struct Files {
+    shelf: Option<Arc<Shelf>>,
+    certificate: Bytes,
+    certificate_tag: String,
+    max_age: Duration,
+    complete: Versions,
+    delta: Versions,
+}
+
+impl Files {
+    /// `shelf` is `None` where no CRLs are made. `certificate` is the CA's, in DER. `max_age` is how long
+    /// a cache may keep the current lists; it is never more than an hour, nor past their nextUpdate.
+    #[must_use]
+    pub fn new(shelf: Option<Arc<Shelf>>, certificate: Bytes, max_age: Duration) -> Self {
+        let certificate_tag = quoted_hex(&sha256(&certificate));
+        Self { shelf, certificate, certificate_tag, max_age, complete: Versions::default(), delta: Versions::default() }
+    }
+}
+
+/// Everything that is served: replaced as a whole when the config is read again.
+#[derive(Debug)]
+pub struct Site {
+    responder: Arc<Responder>,
+    issuers: BTreeMap<IssuerName, Files>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    index: Bytes,
+}
+
+/// The answer to a request.
+type Answer = Response<Payload>;
+
+impl Site {
+    /// Serves what `responder` answers, and the files of `issuers`.
+    #[must_use]
+    pub fn new(
+        responder: Arc<Responder>,
+        issuers: BTreeMap<IssuerName, Files>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Self {
+        let index = index(&issuers).into();
+        Self { responder, issuers, clock, metrics, index }
+    }
+
+    /// Answers a request, whatever happens.
+    async fn answer(&self, request: Request<Incoming>, limits: &Limits) -> Answer {
+        let is_ocsp = request.uri().path().starts_with("/ocsp");
+        let closes = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let mut work = pin!(self.route(request, limits));
+        let caught = std::future::poll_fn(|context| {
+            // What a panic can leave half done is only what belongs to this request.
+            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
+                .map_or(Poll::Ready(None), |poll| poll.map(Some))
+        });
+        let mut answer = caught.await.unwrap_or_else(|| {
+            self.metrics.connections.panics.inc();
+            if is_ocsp {
+                ocsp(None, Time::default(), Reply { body: Bytes::from_static(INTERNAL_ERROR), cache: Cache::NoStore })
+            } else {
+                refusal(StatusCode::INTERNAL_SERVER_ERROR, "This is a fault of the server, and it has been counted.\n")
+            }
+        });
+        // `framing` follows no chunks, so nothing may come after a chunked body (SEC-12).
+        if closes {
+            set(&mut answer, header::CONNECTION, CLOSE);
+        }
+        answer
+    }
+
+    async fn route(&self, request: Request<Incoming>, limits: &Limits) -> Answer {
+        let (head, body) = request.into_parts();
+        let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+        if target.len() > limits.target_octets {
+            return refusal(StatusCode::URI_TOO_LONG, "This address is too long: use POST.\n");
+        }
+        let encoding = head.headers.get(header::TRANSFER_ENCODING);
+        let is_encoded = encoding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        let is_read = matches!(head.method, Method::GET | Method::HEAD);
+        // A body of GET has no meaning, and not every proxy sees one there (SEC-12).
+        if is_encoded || (is_read && !body.is_end_stream()) {
+            return closing(refusal(StatusCode::BAD_REQUEST, "This request's body cannot be accepted.\n"));
+        }
+        #[cfg(test)]
+        assert!(head.uri.query() != Some("panic"), "a test asked for it");
+        let route = path::route(head.uri.path(), |name| self.issuers.contains_key(name));
+        match (route, is_read) {
+            (Route::Ocsp(issuer, tail), true) => self.get_ocsp(issuer, tail, &head).await,
+            (Route::Ocsp(issuer, rest), false) if head.method == Method::POST => {
+                self.post_ocsp(issuer, rest, body, limits).await
+            }
+            (Route::Ocsp(..), false) => not_allowed(GET_HEAD_POST),
+            (Route::Unknown, _) => not_found(),
+            (_, false) => not_allowed(GET_HEAD),
+            (Route::Index, true) => plain(StatusCode::OK, self.index.clone()),
+            (Route::Complete(issuer), true) => self.list(issuer, Document::Complete, &head.headers),
+            (Route::Delta(issuer), true) => self.list(issuer, Document::Delta, &head.headers),
+            (Route::Numbered(issuer, number), true) => self.numbered(issuer, number, &head.headers),
+            (Route::Certificate(issuer), true) => self.certificate(issuer, &head.headers),
+        }
+    }
+
+    async fn get_ocsp(&self, issuer: Option<&str>, tail: &[u8], head: &Parts) -> Answer {
+        let method = if head.method == Method::HEAD { CountedMethod::Head } else { CountedMethod::Get };
+        self.metrics.methods.count(method);
+        // A query makes another address of the same request, for as many cache entries as somebody likes
+        // (SEC-10). What does not decode is an empty request: malformed, and counted as such.
+        let decoded = if head.uri.query().is_none() { path::decode_tail(tail) } else { None };
+        let reply = self.responder.answer(issuer, &decoded.unwrap_or_default()).await;
+        ocsp(Some(&head.headers), self.clock.now(), reply)
+    }
+
+    /// Whatever its Content-Type says: it is a request if it parses (HTTP-10).
+    async fn post_ocsp(&self, issuer: Option<&str>, rest: &[u8], body: Incoming, limits: &Limits) -> Answer {
+        if rest.iter().any(|byte| *byte != b'/') {
+            return not_found();
+        }
+        self.metrics.methods.count(CountedMethod::Post);
+        match tokio::time::timeout(limits.body_time, body::read(body, limits.body_octets)).await {
+            Ok(Ok(body)) => {
+                let reply = self.responder.answer(issuer, &body).await;
+                ocsp(None, self.clock.now(), reply)
+            }
+            Ok(Err(Unread::TooLarge)) => {
+                closing(refusal(StatusCode::PAYLOAD_TOO_LARGE, "This request is larger than any OCSP request.\n"))
+            }
+            Ok(Err(Unread::Broken)) => closing(refusal(StatusCode::BAD_REQUEST, "This request's body broke off.\n")),
+            Err(_) => {
+                self.metrics.connections.cut.count(Cut::Body);
+                closing(refusal(StatusCode::REQUEST_TIMEOUT, "This request's body did not come in time.\n"))
+            }
+        }
+    }
+
+    /// A current list.
+    fn list(&self, issuer: &str, document: Document, request: &HeaderMap) -> Answer {
+        let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
+        self.metrics.documents.count(document);
+        let (published, versions) = match document {
+            Document::Delta => (shelf.delta(), &files.delta),
+            _ => (shelf.complete(), &files.complete),
+        };
+        let Some(published) = published else { return not_yet() };
+        self.published(request, &published, files.max_age, versions)
+    }
+
+    fn numbered(&self, issuer: &str, number: u64, request: &HeaderMap) -> Answer {
+        let Some((_, shelf)) = self.shelf(issuer) else { return not_found() };
+        self.metrics.documents.count(Document::Numbered);
+        let Some(published) = shelf.numbered(number) else { return not_found() };
+        // The shelf keeps each of these alive anyway, so that none of their readers need be cut.
+        self.published(request, &published, LONGEST_MAX_AGE, &Versions::default())
+    }
+
+    fn certificate(&self, issuer: &str, request: &HeaderMap) -> Answer {
+        let Some(files) = self.issuers.get(issuer) else { return not_found() };
+        self.metrics.documents.count(Document::Certificate);
+        let validators = Validators { tag: &files.certificate_tag, modified: None, is_only_version: false };
+        let mut answer = validators.answer(Some(request), files.certificate.clone().into(), PKIX_CERT);
+        set(&mut answer, header::CACHE_CONTROL, cache_control(LONGEST_MAX_AGE));
+        answer
+    }
+
+    fn shelf(&self, issuer: &str) -> Option<(&Files, &Shelf)> {
+        let files = self.issuers.get(issuer)?;
+        Some((files, files.shelf.as_deref()?))
+    }
+
+    fn published(&self, request: &HeaderMap, list: &Published, max_age: Duration, versions: &Versions) -> Answer {
+        let now = self.clock.now();
+        let max_age = max_age.min(LONGEST_MAX_AGE).min(list.next_update.since(now));
+        // A number is at least the second in which it was given, which is at least thisUpdate: the list
+        // whose number equals its thisUpdate is the first of that second, and the current one the last.
+        let is_only_version = i64::try_from(list.number) == Ok(list.this_update.unix());
+        let validators = Validators { tag: &list.etag, modified: Some(list.this_update), is_only_version };
+        let body = Payload::list(list.bytes.clone(), list.number, versions);
+        let mut answer = validators.answer(Some(request), body, PKIX_CRL);
+        set(&mut answer, header::EXPIRES, http_date(now + max_age));
+        set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
+        answer
+    }
+}
+
+/// By what a client or cache recognises what it already has.
+struct Validators<'a> {
+    /// Strong entity tag, in its quotes.
+    tag: &'a str,
+    modified: Option<Time>,
+    /// Whether no other version bears the same `modified`.
+    is_only_version: bool,
+}
+
+impl Validators<'_> {
+    /// The body, or 304 for a client that has it already; `request` is `None` for a `POST`, which has no
+    /// conditions.
+    fn answer(&self, request: Option<&HeaderMap>, body: Payload, content_type: HeaderValue) -> Answer {
+        let mut answer = if request.is_some_and(|headers| self.is_known(headers)) {
+            let mut answer = Response::new(Bytes::new().into());
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            answer
+        } else {
+            let mut answer = Response::new(body);
+            set(&mut answer, header::CONTENT_TYPE, content_type);
+            answer
+        };
+        set(&mut answer, header::ETAG, value(self.tag.as_bytes()));
+        if let Some(modified) = self.modified {
+            set(&mut answer, header::LAST_MODIFIED, http_date(modified));
+        }
+        answer
+    }
+
+    /// RFC 9110 13.2.2: If-None-Match rules, and If-Modified-Since counts only without it. A date is
+    /// compared for equality: one that some other node or the client's own clock gave proves nothing.
+    fn is_known(&self, request: &HeaderMap) -> bool {
+        if request.contains_key(header::IF_NONE_MATCH) {
+            let mut lines = request.get_all(header::IF_NONE_MATCH).iter();
+            return lines.any(|line| self.is_listed(line.as_bytes()));
+        }
+        let since = request.get(header::IF_MODIFIED_SINCE).and_then(|date| Time::from_http_date(date.as_bytes()));
+        self.is_only_version && since.is_some() && since == self.modified
+    }
+
+    /// Weak comparison (RFC 9110 8.8.3.2). Our tags have no comma in them.
+    fn is_listed(&self, line: &[u8]) -> bool {
+        line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
+            let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
+            tag == b"*" || tag == self.tag.as_bytes()
+        })
+    }
+}
+
+/// An OCSP answer; `request` is `None` where conditions do not count.
+fn ocsp(request: Option<&HeaderMap>, now: Time, reply: Reply) -> Answer {
+    let Cache::Public { this_update, produced_at, next_update, max_age, etag } = reply.cache else {
+        let mut answer = Response::new(reply.body.into());
+        set(&mut answer, header::CONTENT_TYPE, OCSP_RESPONSE);
+        set(&mut answer, header::CACHE_CONTROL, NO_STORE);
+        return answer;
+    };
+    let tag = quoted_hex(&etag.0);
+    // HTTP-14 leaves the choice. producedAt tells re-signed answers apart; and an answer with another
+    // status was made before this status was learned, at the latest in the second of thisUpdate, so that
+    // it cannot bear this date if thisUpdate lies before it (promise 4).
+    let is_only_version = this_update < produced_at;
+    let validators = Validators { tag: &tag, modified: Some(produced_at), is_only_version };
+    let mut answer = validators.answer(request, reply.body.into(), OCSP_RESPONSE);
+    let max_age = Duration::from_secs(max_age.into()).min(next_update.since(now));
+    set(&mut answer, header::EXPIRES, http_date(next_update));
+    set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
+    answer
+}
+
+fn plain(status: StatusCode, text: Bytes) -> Answer {
+    let mut answer = Response::new(text.into());
+    *answer.status_mut() = status;
+    set(&mut answer, header::CONTENT_TYPE, TEXT);
+    set(&mut answer, header::CACHE_CONTROL, NO_STORE);
+    answer
+}
+
+fn refusal(status: StatusCode, text: &'static str) -> Answer {
+    plain(status, Bytes::from_static(text.as_bytes()))
+}
+
+fn closing(mut answer: Answer) -> Answer {
+    set(&mut answer, header::CONNECTION, CLOSE);
+    answer
+}
+
+fn not_found() -> Answer {
+    refusal(StatusCode::NOT_FOUND, "There is nothing here. What is served stands at /.\n")
+}
+
+fn not_allowed(allow: HeaderValue) -> Answer {
+    let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "This method is not allowed here.\n");
+    set(&mut answer, header::ALLOW, allow);
+    answer
+}
+
+fn not_yet() -> Answer {
+    let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "This list has not been made yet: ask again soon.\n");
+    set(&mut answer, header::RETRY_AFTER, RETRY_AFTER);
+    answer
+}
+
+fn set(answer: &mut Answer, name: HeaderName, value: HeaderValue) {
+    answer.headers_mut().insert(name, value);
+}
+
+/// Our own text as a header's value; it is printable, so that it always is one.
+fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn http_date(time: Time) -> HeaderValue {
+    value(&time.http_date())
+}
+
+/// The directives of RFC 9919 7.2 (HTTP-12).
+fn cache_control(max_age: Duration) -> HeaderValue {
+    value(format!("max-age={}, public, no-transform, must-revalidate", max_age.as_secs()).as_bytes())
+}
+
+fn quoted_hex(digest: &[u8; 32]) -> String {
+    let mut out = String::with_capacity(66);
+    out.push('"');
+    for byte in digest {
+        for digit in [byte >> 4, byte & 0x0f] {
+            out.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// What is served, for people.
+fn index(issuers: &BTreeMap<IssuerName, Files>) -> String {
+    let mut text = String::from("Jarchy answers here whether certificates are revoked.\n\nOCSP, all issuers  /ocsp\n");
+    for (name, files) in issuers {
+        // Writing to a String does not fail.
+        _ = write!(text, "\n{name}\n  OCSP            /ocsp/{name}\n");
+        if files.shelf.is_some() {
+            _ = write!(text, "  CRL             /crl/{name}.crl\n  delta CRL       /crl/{name}-delta.crl\n");
+        }
+        _ = writeln!(text, "  CA certificate  /ca/{name}.cer");
+    }
+    text
+}

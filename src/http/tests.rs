@@ -1,0 +1,664 @@
+//! The public listener as a client sees it: through a socket, byte by byte.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::server::{BindError, Limits, Server, bind};
+use super::{Files, Site};
+use crate::crl::{Published, Shelf};
+use crate::health::Health;
+use crate::metrics::{Cut, Document, Metrics};
+use crate::ocsp::Responder;
+use crate::pki::hash::sha256;
+use crate::pki::{ManualClock, Time};
+use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// A test that waits this long for something has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(150);
+const NOW: i64 = 1_795_000_100;
+const MALFORMED: &[u8] = b"\x30\x03\x0a\x01\x01";
+
+/// A server that runs, with an issuer `demo` and one, `bare`, without CRLs.
+struct Running {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    metrics: Metrics,
+    health: Health,
+    shelf: Arc<Shelf>,
+    server: Server,
+}
+
+fn start(limits: Limits) -> Running {
+    let (metrics, health, shelf) = (Metrics::new(), Health::new(), Arc::new(Shelf::default()));
+    let issuers = BTreeMap::from([
+        (
+            "demo".parse().unwrap(),
+            Files::new(Some(Arc::clone(&shelf)), Bytes::from_static(b"certificate"), Duration::from_secs(30)),
+        ),
+        ("bare".parse().unwrap(), Files::new(None, Bytes::from_static(b"other"), Duration::from_secs(30))),
+    ]);
+    let clock = Arc::new(ManualClock::new(Time::from_unix(NOW)));
+    let site = Site::new(Arc::new(responder()), issuers, clock, metrics.clone());
+    let (stop, stopped) = watch::channel(false);
+    let listeners = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+    let site = Arc::new(ArcSwap::from_pointee(site));
+    let server = Server::start(listeners, site, limits, &metrics, &health, &stopped).unwrap();
+    Running { address: server.address(), stop, metrics, health, shelf, server }
+}
+
+fn responder() -> Responder {
+    Responder
+}
+
+fn publish(shelf: &Shelf, list: Published) {
+    *shelf.0.lock().unwrap() = Some(Arc::new(list));
+}
+
+/// A list of `octets` octets whose number is `ahead` of its thisUpdate.
+fn list(octets: usize, ahead: u64) -> Published {
+    let bytes = Bytes::from(vec![0x5a; octets]);
+    let this_update = NOW - 40;
+    Published {
+        number: u64::try_from(this_update).unwrap() + ahead,
+        this_update: Time::from_unix(this_update),
+        next_update: Time::from_unix(NOW + 20),
+        etag: super::quoted_hex(&sha256(&bytes)),
+        bytes,
+    }
+}
+
+/// A well-formed request of one CertID that nobody here knows.
+fn request() -> Vec<u8> {
+    let mut der = vec![0x30, 0x42, 0x30, 0x40, 0x30, 0x3e, 0x30, 0x3c, 0x30, 0x3a];
+    der.extend(b"\x30\x09\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00\x04\x14");
+    der.extend([0xfb; 20]);
+    der.extend(b"\x04\x14");
+    der.extend([0xff; 20]);
+    der.extend(b"\x02\x01\x01");
+    der
+}
+
+struct Answer {
+    status: u16,
+    version: String,
+    headers: HashMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+        self
+    }
+
+    fn head(&mut self) -> Answer {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "closed inside a head, after {lines:?}");
+            if line == "\r\n" {
+                break;
+            }
+            lines.push(line.strip_suffix("\r\n").expect("a line of a head").to_owned());
+        }
+        let mut first = lines[0].splitn(3, ' ');
+        let (version, status) = (first.next().unwrap().to_owned(), first.next().unwrap().parse().unwrap());
+        let mut headers = HashMap::new();
+        for (name, value) in lines[1..].iter().map(|line| line.split_once(": ").unwrap()) {
+            assert!(headers.insert(name.to_ascii_lowercase(), value.to_owned()).is_none(), "{name} twice");
+        }
+        Answer { status, version, headers, body: Vec::new() }
+    }
+
+    fn answer(&mut self) -> Answer {
+        let mut answer = self.head();
+        answer.body.resize(answer.headers.get("content-length").map_or(0, |length| length.parse().unwrap()), 0);
+        self.0.read_exact(&mut answer.body).unwrap();
+        answer
+    }
+
+    fn ask(&mut self, bytes: impl AsRef<[u8]>) -> Answer {
+        self.send(bytes).answer()
+    }
+
+    /// Waits until the server has closed; what came before that.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}"),
+        }
+        rest
+    }
+
+    fn is_closed(&mut self) {
+        assert_eq!(String::from_utf8_lossy(&self.rest()), "");
+    }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+fn post(path: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain");
+        thread::yield_now();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn http_01_get_and_post_say_the_same_on_one_connection() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let posted = client.ask(post("/ocsp", &request()));
+    assert_eq!((posted.status, posted.version.as_str()), (200, "HTTP/1.1"));
+    assert_eq!(posted.header("content-type"), "application/ocsp-response");
+    assert_eq!(posted.header("transfer-encoding"), "");
+    assert!(!posted.header("date").is_empty());
+    assert_ne!(posted.body, MALFORMED);
+    let base64 = STANDARD.encode(request());
+    assert!(base64.contains('/') && base64.contains('+'), "{base64}");
+    let escaped = base64.replace('/', "%2f").replace('+', "%2B").replace('=', "%3D");
+    for path in [format!("/ocsp/{base64}"), format!("/ocsp//{escaped}"), format!("http://a/ocsp/{base64}")] {
+        assert_eq!(client.ask(get(&path)).body, posted.body, "{path}");
+    }
+    for path in ["/ocsp/", "/ocsp/demo", "/ocsp/demo/"] {
+        assert_eq!(client.ask(post(path, &request())).status, 200, "{path}");
+    }
+    assert_eq!(client.ask(get(&format!("/ocsp/demo/{base64}"))).status, 200);
+}
+
+#[test]
+fn ocsp_28_what_is_no_request_is_malformed_under_200_and_not_stored() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let with_query = format!("/ocsp/{}?1", STANDARD.encode(request()));
+    for path in ["/ocsp", "/ocsp/", "/ocsp/demo", "/ocsp/%ff", "/ocsp/a.b", "/ocsp/other/MA==", &with_query] {
+        let answer = client.ask(get(path));
+        assert_eq!((answer.status, answer.body.as_slice()), (200, MALFORMED), "{path}");
+        assert_eq!(answer.header("content-type"), "application/ocsp-response");
+        assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(answer.header("etag"), "");
+    }
+    assert_eq!(client.ask(post("/ocsp", b"")).body, MALFORMED);
+    assert_eq!(client.ask(post("/ocsp", b"x=y")).body, MALFORMED);
+    assert_eq!(client.ask(post("/ocsp/other", &request())).status, 404);
+}
+
+#[test]
+fn http_09_clients_of_1_0_are_closed_after_an_answer_unless_they_ask_otherwise() {
+    let running = start(Limits::default());
+    let body = request();
+    let mut client = Client::connect(running.address);
+    let head = format!("POST /ocsp HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+    let answer = client.ask([head.as_bytes(), &body].concat());
+    assert_eq!((answer.status, answer.version.as_str()), (200, "HTTP/1.0"));
+    assert!(!answer.header("content-length").is_empty());
+    client.is_closed();
+    let mut client = Client::connect(running.address);
+    for _ in 0..2 {
+        let answer = client.ask("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!((answer.status, answer.header("connection")), (200, "keep-alive"));
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let all = [post("/ocsp", &request()), get("/crl/none.crl").into(), post("/ocsp", b"?"), get("/ca/demo.cer").into()];
+    client.send(all.concat());
+    assert_ne!(client.answer().body, MALFORMED);
+    assert_eq!(client.answer().status, 404);
+    assert_eq!(client.answer().body, MALFORMED);
+    assert_eq!(client.answer().body, b"certificate");
+}
+
+#[test]
+fn http_10_a_chunked_or_announced_body_is_taken_whatever_its_type() {
+    let running = start(Limits::default());
+    let body = request();
+    let mut client = Client::connect(running.address);
+    let head = format!("POST /ocsp HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n", body.len());
+    assert_eq!(client.send(head).head().status, 100);
+    let announced = client.send(&body).answer();
+    assert_eq!(announced.status, 200);
+    let mut chunked = b"POST /ocsp HTTP/1.1\r\nContent-Type: text/x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for chunk in body.chunks(7) {
+        write!(chunked, "{:x}\r\n", chunk.len()).unwrap();
+        chunked.extend(chunk);
+        chunked.extend(b"\r\n");
+    }
+    chunked.extend(b"0\r\n\r\n");
+    let answer = client.ask(chunked);
+    assert_eq!(answer.body, announced.body);
+    assert_eq!(answer.header("connection"), "close");
+    client.is_closed();
+}
+
+#[test]
+fn http_17_head_says_what_get_would() {
+    let running = start(Limits::default());
+    publish(&running.shelf, list(1000, 0));
+    let mut client = Client::connect(running.address);
+    let path = format!("/ocsp/{}", STANDARD.encode(request()));
+    for path in [path.as_str(), "/crl/demo.crl", "/ca/demo.cer", "/", "/nothing"] {
+        let got = client.ask(get(path));
+        let headers = client.send(format!("HEAD {path} HTTP/1.1\r\n\r\n")).head();
+        assert_eq!(headers.status, got.status);
+        for name in ["content-type", "content-length", "etag", "cache-control", "expires", "last-modified"] {
+            assert_eq!(headers.header(name), got.header(name), "{path} {name}");
+        }
+    }
+    // Nothing was sent after those heads.
+    assert_eq!(client.ask(get("/ca/demo.cer")).body, b"certificate");
+}
+
+#[test]
+fn wrong_methods_are_told_which_are_right() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    for (method, path, allow) in [
+        ("PUT", "/ocsp", "GET, HEAD, POST"),
+        ("OPTIONS", "/ocsp/demo", "GET, HEAD, POST"),
+        ("POST", "/crl/demo.crl", "GET, HEAD"),
+        ("DELETE", "/ca/demo.cer", "GET, HEAD"),
+        ("POST", "/", "GET, HEAD"),
+    ] {
+        let answer = client.ask(format!("{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!((answer.status, answer.header("allow")), (405, allow), "{method} {path}");
+    }
+    for path in ["/x", "/crl/other.crl", "/crl/demo/1.crl", "/crl/bare.crl", "/ca/other.cer", "/ocsp.html", "//"] {
+        let answer = client.ask(get(path));
+        assert_eq!((answer.status, answer.header("cache-control")), (404, "no-store"), "{path}");
+        assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
+    }
+    let index = String::from_utf8(client.ask(get("/")).body).unwrap();
+    assert!(index.contains("/crl/demo-delta.crl") && index.contains("/ocsp/bare") && !index.contains("/crl/bare"));
+}
+
+#[test]
+fn http_12_answers_that_may_be_kept_say_for_how_long_and_304_knows_them_again() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let path = format!("/ocsp/{}", STANDARD.encode(request()));
+    let answer = client.ask(get(&path));
+    let tag = super::quoted_hex(&sha256(&answer.body));
+    assert_eq!(answer.header("etag"), tag);
+    assert_eq!(answer.header("cache-control"), "max-age=60, public, no-transform, must-revalidate");
+    assert!(!answer.header("expires").is_empty() && !answer.header("last-modified").is_empty());
+    conditions(&mut client, &path, &answer, true);
+    // A POST has no conditions.
+    let mut posted = b"POST /ocsp HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: 68\r\n\r\n".to_vec();
+    posted.extend(request());
+    assert_eq!(client.ask(posted).status, 200);
+}
+
+/// Asks for `path` under conditions, as one who has `known`.
+fn conditions(client: &mut Client, path: &str, known: &Answer, is_only_version: bool) {
+    let (tag, date) = (known.header("etag"), known.header("last-modified"));
+    let by_date = if is_only_version { 304 } else { 200 };
+    for (headers, status) in [
+        (format!("If-None-Match: {tag}"), 304),
+        (format!("If-None-Match: W/{tag}"), 304),
+        ("If-None-Match: *".to_owned(), 304),
+        (format!("If-None-Match: \"x\", {tag}"), 304),
+        (format!("If-None-Match: \"x\"\r\nIf-None-Match: {tag}"), 304),
+        ("If-None-Match: \"x\"".to_owned(), 200),
+        (format!("If-None-Match: {}", tag.trim_matches('"')), 200),
+        (format!("If-Modified-Since: {date}"), by_date),
+        (format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {date}"), 200),
+        ("If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT".to_owned(), 200),
+        ("If-Modified-Since: Fri, 31 Dec 9999 23:59:59 GMT".to_owned(), 200),
+        ("If-Modified-Since: yesterday".to_owned(), 200),
+    ] {
+        let answer = client.ask(format!("GET {path} HTTP/1.1\r\n{headers}\r\n\r\n"));
+        assert_eq!(answer.status, status, "{path} {headers}");
+        for name in ["etag", "cache-control", "expires", "last-modified"] {
+            assert_eq!(answer.header(name), known.header(name), "{path} {headers}: {name}");
+        }
+        assert_eq!(answer.body.is_empty(), status == 304);
+    }
+}
+
+#[test]
+fn crl_92_lists_are_served_with_validators_and_short_lives() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let early = client.ask(get("/crl/demo.crl"));
+    assert_eq!((early.status, early.header("retry-after"), early.header("cache-control")), (503, "5", "no-store"));
+    publish(&running.shelf, list(300_000, 0));
+    let answer = client.ask(get("/crl/demo.crl"));
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/pkix-crl"));
+    assert_eq!((answer.header("content-length"), answer.body.len()), ("300000", 300_000));
+    // 30 s were asked for, and nextUpdate is 20 s away.
+    assert_eq!(answer.header("cache-control"), "max-age=20, public, no-transform, must-revalidate");
+    let date = |seconds| String::from_utf8(Time::from_unix(seconds).http_date().to_vec()).unwrap();
+    assert_eq!((answer.header("last-modified"), answer.header("expires")), (&*date(NOW - 40), &*date(NOW + 20)));
+    conditions(&mut client, "/crl/demo.crl", &answer, true);
+    // By its number it is the second of its second.
+    publish(&running.shelf, list(1000, 1));
+    let answer = client.ask(get("/crl/demo.crl"));
+    conditions(&mut client, "/crl/demo.crl", &answer, false);
+    let numbered = format!("/crl/demo/{}.crl", NOW - 39);
+    assert_eq!(client.ask(get(&numbered)).body, answer.body);
+    assert_eq!(client.ask(get("/crl/demo-delta.crl")).status, 503);
+    assert!(running.metrics.documents.get(Document::Complete) > 2);
+    let certificate = client.ask(get("/ca/demo.cer"));
+    assert_eq!(
+        (certificate.header("content-type"), &*certificate.body),
+        ("application/pkix-cert", &b"certificate"[..])
+    );
+}
+
+#[test]
+fn http_03_addresses_of_4_kib_are_taken_and_longer_ones_are_told_so() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let tail = |octets: usize| format!("/ocsp/{}", "M".repeat(octets - "/ocsp/".len()));
+    assert_eq!(client.ask(get(&tail(4096))).status, 200);
+    assert_eq!(client.ask(get(&tail(4097))).status, 414);
+    assert_eq!(client.ask(get("/")).status, 200);
+    // Beyond what a head may have, hyper refuses.
+    assert_eq!(client.ask(get(&tail(100_000))).status, 431);
+    client.is_closed();
+}
+
+#[test]
+fn http_11_bodies_over_the_limit_are_refused_and_the_refusal_arrives() {
+    let running = start(Limits::default());
+    let large = vec![0xff; 1_000_000];
+    let mut client = Client::connect(running.address);
+    let answer = client.ask(post("/ocsp", &large[..65_536]));
+    assert_eq!((answer.status, answer.body.as_slice()), (200, MALFORMED));
+    let answer = client.ask(post("/ocsp", &large[..65_537]));
+    assert_eq!((answer.status, answer.header("connection")), (413, "close"));
+    // All of it is sent before the answer is read: closing at once would have reset it away.
+    for _ in 0..10 {
+        let mut client = Client::connect(running.address);
+        assert_eq!(client.ask(post("/ocsp", &large)).status, 413);
+        client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+        client.is_closed();
+    }
+    let mut client = Client::connect(running.address);
+    client.send("POST /ocsp HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let answer = client.send([b"11170\r\n", &large[..70_000], b"\r\n0\r\n\r\n"].concat()).answer();
+    assert_eq!(answer.status, 413);
+    // Who asks first is refused before sending anything.
+    let mut client = Client::connect(running.address);
+    let ask = "POST /ocsp HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10000000000\r\n\r\n";
+    assert_eq!(client.ask(ask).status, 413);
+}
+
+#[test]
+fn sec_12_what_could_hide_a_second_request_is_refused_and_the_connection_closed() {
+    let running = start(Limits::default());
+    let hidden = "GET /ca/demo.cer HTTP/1.1\r\n\r\n";
+    for head in [
+        "POST /ocsp HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /ocsp HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+        "POST /ocsp HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n01234",
+        "POST /ocsp HTTP/1.1\r\nContent-Length: 4, 4\r\n\r\n0123",
+        "POST /ocsp HTTP/1.1\r\nContent-Length: +4\r\n\r\n0123",
+        "POST /ocsp HTTP/1.1\r\nContent-Length : 4\r\n\r\n0123",
+        "POST /ocsp HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "POST /ocsp HTTP/1.1\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST /ocsp HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST /ocsp HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST /ocsp HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /ocsp HTTP/1.1\r\nX: a\r\n folded\r\nContent-Length: 0\r\n\r\n",
+        "POST /ocsp HTTP/1.1\r\n Content-Length: 4\r\n\r\n0123",
+        "POST /ocsp HTTP/1.1\r\nX: a\nContent-Length: 0\r\n\r\n",
+        "GET / HTTP/1.1\n\n",
+        "GET / HTTP/1.1\r\nX: a\rY: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nX: a\0b\r\n\r\n",
+        "GET / HTTP/1.1\r\nContent-Length: 4\r\n\r\n0123",
+        "HEAD / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /\r\n\r\n",
+        "GET / HTTP/2.0\r\n\r\n",
+        "\u{16}\u{3}\u{1}\0",
+    ] {
+        let mut client = Client::connect(running.address);
+        let answer = client.send(head).send(hidden).head();
+        assert_eq!(answer.status, 400, "{head:?}");
+        client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+        let rest = String::from_utf8(client.rest()).unwrap();
+        assert!(!rest.contains("HTTP/1."), "{head:?} was answered twice: {rest}");
+    }
+    // The end of a chunked body is believed once, and nothing after it.
+    let mut client = Client::connect(running.address);
+    client.send(format!("POST /ocsp HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"));
+    assert_eq!(client.answer().body, MALFORMED);
+    client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    client.is_closed();
+}
+
+#[test]
+fn sec_13_a_head_has_to_be_complete_in_time_however_it_trickles() {
+    let running = start(Limits { header_time: SHORT, idle_time: PATIENCE * 2, ..Limits::default() });
+    let cut = || running.metrics.connections.cut.get(Cut::Header);
+    Client::connect(running.address).is_closed();
+    Client::connect(running.address).send("GET / HTTP/1.1\r\nHos").is_closed();
+    assert_eq!(cut(), 2);
+    // A second request on the same connection, an octet at a time.
+    let mut client = Client::connect(running.address);
+    assert_eq!(client.ask(get("/")).status, 200);
+    let mut writer = client.0.get_ref().try_clone().unwrap();
+    thread::spawn(move || while writer.write_all(b"X").is_ok() {});
+    assert!(client.rest().is_empty() || cut() == 2, "an endless method is refused or cut");
+    let mut client = Client::connect(running.address);
+    client.send("GET / HTTP/1.1\r\n");
+    let mut writer = client.0.get_ref().try_clone().unwrap();
+    thread::spawn(move || {
+        while writer.write_all(b"X: ").is_ok() {
+            thread::sleep(SHORT / 20);
+        }
+    });
+    let began = Instant::now();
+    client.is_closed();
+    assert!(began.elapsed() >= SHORT / 2);
+    wait_until(|| cut() >= 3);
+}
+
+#[test]
+fn sec_13_a_body_has_to_be_complete_in_time() {
+    let running = start(Limits { body_time: SHORT, ..Limits::default() });
+    let mut client = Client::connect(running.address);
+    let answer = client.ask("POST /ocsp HTTP/1.1\r\nContent-Length: 10\r\n\r\n012");
+    assert_eq!((answer.status, answer.header("connection")), (408, "close"));
+    client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    client.is_closed();
+    assert_eq!(running.metrics.connections.cut.get(Cut::Body), 1);
+}
+
+#[test]
+fn sec_13_an_idle_connection_is_closed() {
+    let running = start(Limits { idle_time: SHORT, ..Limits::default() });
+    let mut client = Client::connect(running.address);
+    assert_eq!(client.ask(get("/")).status, 200);
+    client.is_closed();
+    assert_eq!(running.metrics.connections.cut.get(Cut::Header), 0);
+    wait_until(|| running.metrics.connections.open.get() == 0);
+}
+
+#[test]
+fn sec_13_a_reader_who_takes_nothing_is_cut_and_one_who_is_merely_slow_is_not() {
+    let running = start(Limits { drain_time: SHORT, idle_time: SHORT, ..Limits::default() });
+    publish(&running.shelf, list(32 << 20, 0));
+    let mut stalled = Client::connect(running.address);
+    stalled.send(get("/crl/demo.crl"));
+    wait_until(|| running.metrics.connections.cut.get(Cut::Write) == 1);
+    stalled.head();
+    assert!(stalled.rest().len() < 32 << 20);
+    // It stops now and then for less than the limit, for more than the limit in all.
+    let mut slow = Client::connect(running.address);
+    slow.send(get("/crl/demo.crl"));
+    slow.head();
+    let mut left = 32 << 20;
+    let mut piece = vec![0; 1 << 20];
+    while left > 0 {
+        thread::sleep(SHORT / 10);
+        slow.0.read_exact(&mut piece).unwrap();
+        left -= piece.len();
+    }
+    assert_eq!(running.metrics.connections.cut.get(Cut::Write), 1);
+}
+
+#[test]
+fn readers_of_the_oldest_of_four_versions_are_cut() {
+    let running = start(Limits::default());
+    let mut readers: Vec<Client> = (0..4)
+        .map(|ahead| {
+            publish(&running.shelf, list(32 << 20, ahead));
+            let mut reader = Client::connect(running.address);
+            reader.send(get("/crl/demo.crl"));
+            // The head is here: this version is being read.
+            reader.head();
+            reader
+        })
+        .collect();
+    let lengths: Vec<usize> = readers.iter_mut().map(|reader| reader.rest_of(32 << 20)).collect();
+    assert!(lengths[0] < 32 << 20, "{lengths:?}");
+    assert_eq!(lengths[1..], [32 << 20; 3]);
+}
+
+impl Client {
+    /// Octets that come until `wanted` are there or the server closes.
+    fn rest_of(&mut self, wanted: usize) -> usize {
+        let mut got = 0;
+        let mut piece = vec![0; 1 << 16];
+        while got < wanted {
+            match self.0.read(&mut piece) {
+                Ok(0) | Err(_) => break,
+                Ok(octets) => got += octets,
+            }
+        }
+        got
+    }
+}
+
+#[test]
+fn connections_over_the_cap_are_closed_and_counted_and_places_come_free_again() {
+    let limits =
+        [Limits { connections: 2, ..Limits::default() }, Limits { connections_per_address: 2, ..Limits::default() }];
+    for limits in limits {
+        let running = start(limits);
+        let mut first = Client::connect(running.address);
+        let mut second = Client::connect(running.address);
+        assert_eq!((first.ask(get("/")).status, second.ask(get("/")).status), (200, 200));
+        Client::connect(running.address).is_closed();
+        assert_eq!(running.metrics.connections.refused.get(), 1);
+        assert_eq!(first.ask(get("/")).status, 200);
+        drop(first);
+        wait_until(|| running.metrics.connections.open.get() == 1);
+        assert_eq!(Client::connect(running.address).ask(get("/")).status, 200);
+    }
+}
+
+#[test]
+fn promise_10_a_panic_costs_one_answer() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let answer = client.ask(get("/ocsp/MA?panic"));
+    assert_eq!((answer.status, answer.body.as_slice()), (200, super::INTERNAL_ERROR));
+    assert_eq!(client.ask(get("/?panic")).status, 500);
+    assert_eq!(client.ask(get("/")).status, 200);
+    assert_eq!(running.metrics.connections.panics.get(), 2);
+    assert!(running.health.live() && running.health.ready());
+}
+
+#[test]
+fn stopping_closes_idle_connections_and_finishes_answers() {
+    let running = start(Limits::default());
+    publish(&running.shelf, list(32 << 20, 0));
+    let mut idle = Client::connect(running.address);
+    assert_eq!(idle.ask(get("/")).status, 200);
+    let mut reading = Client::connect(running.address);
+    reading.send(get("/crl/demo.crl")).head();
+    running.stop.send(true).unwrap();
+    idle.is_closed();
+    wait_until(|| TcpStream::connect(running.address).is_err());
+    assert_eq!(reading.rest_of(32 << 20), 32 << 20);
+    assert_eq!(block_on(running.server.stopped()), 0);
+}
+
+#[test]
+fn stopping_ends_at_the_deadline_whoever_is_still_there() {
+    let running = start(Limits { stop_time: SHORT, ..Limits::default() });
+    publish(&running.shelf, list(32 << 20, 0));
+    let mut stalled = Client::connect(running.address);
+    stalled.send(get("/crl/demo.crl")).head();
+    running.stop.send(true).unwrap();
+    assert_eq!(block_on(running.server.stopped()), 1);
+    assert!(stalled.rest_of(32 << 20) < 32 << 20);
+    assert_eq!(running.metrics.connections.cut.get(Cut::Stop), 1);
+    assert_eq!(running.metrics.connections.open.get(), 0);
+}
+
+#[test]
+fn a_port_in_use_is_noticed_and_named() {
+    let running = start(Limits::default());
+    for count in [1, 2] {
+        let BindError { address, source } = bind(running.address, count).unwrap_err();
+        assert_eq!((address, source.kind()), (running.address, std::io::ErrorKind::AddrInUse));
+    }
+    let text = bind(running.address, 2).unwrap_err().to_string();
+    assert!(text.contains(&running.address.to_string()) && text.contains("another jarchy"), "{text}");
+    // Its port is free as soon as it has stopped, though connections linger.
+    let mut client = Client::connect(running.address);
+    client.ask(get("/"));
+    running.stop.send(true).unwrap();
+    block_on(running.server.stopped());
+    assert!(bind(running.address, 2).is_ok());
+}
+
+#[test]
+fn the_kernel_shares_connections_out_between_all_sockets() {
+    let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+    let address = sockets[0].local_addr().unwrap();
+    assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == address));
+    let clients: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut accepted = 0;
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+        let here = std::iter::from_fn(|| socket.accept().ok()).count();
+        assert!(here > 0, "a socket was left out");
+        accepted += here;
+    }
+    assert_eq!(accepted, clients.len());
+}
