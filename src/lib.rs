@@ -1,5 +1,6 @@
 //! Jarchy.
 pub mod cli;
+pub mod config;
 pub mod db;
 pub mod der;
 pub mod health;

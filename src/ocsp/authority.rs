@@ -235,8 +235,12 @@ fn phase(serial: &Serial, period: i64) -> i64 {
     i64::try_from(hash >> 1).unwrap_or(0) % period
 }
 
-/// `ca` is given for a delegate, and absent when the CA signs itself.
-fn check(certificate: &Certificate, ca: Option<&Certificate>, now: Time) -> Result<(), DelegateError> {
+/// Checks that clients accept answers signed with the key of `certificate`; `ca` is given for a delegate,
+/// and absent when the CA signs itself.
+///
+/// # Errors
+/// [`DelegateError`] says what clients would object to.
+pub fn check(certificate: &Certificate, ca: Option<&Certificate>, now: Time) -> Result<(), DelegateError> {
     let subject = || certificate.subject_text().to_owned();
     if let Some(ca) = ca {
         verify::issued_by(certificate, ca).map_err(|source| DelegateError::NotIssuedByCa {

@@ -1,0 +1,253 @@
+//! The config file that `init` and `demo` write: what was asked for, and every other setting in a comment
+//! with its default.
+//!
+//! Invariant: a line that begins with `#` and a letter is a setting at its default; taking the `#` away
+//! changes nothing (a test does so).
+
+use crate::config::{self, Profile};
+use crate::pki::IssuerName;
+use humantime_serde::re::humantime::format_duration;
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What differs from one config file to the next. Paths are written as they are.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Template {
+    /// What the first line says that the file is for.
+    pub(in crate::cli) title: String,
+    /// `server.listen`.
+    pub(in crate::cli) listen: Option<SocketAddr>,
+    /// Whether there is an operator's listener.
+    pub(in crate::cli) admin: bool,
+    /// `server.public_url`.
+    pub(in crate::cli) public_url: Option<String>,
+    /// `issuer.name`.
+    pub(in crate::cli) issuer: IssuerName,
+    /// `issuer.certificate`.
+    pub(in crate::cli) certificate: String,
+    /// `issuer.ocsp.certificate` and `issuer.ocsp.key`.
+    pub(in crate::cli) delegate: Option<(String, String)>,
+    /// `issuer.crl.key`.
+    pub(in crate::cli) ca_key: Option<String>,
+}
+
+/// `text` as a TOML string.
+fn quoted(text: impl Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+fn time(duration: Duration) -> String {
+    quoted(format_duration(duration))
+}
+
+/// A setting that was asked for, or the comment that shows its default.
+fn setting(name: &str, written: Option<String>, default: &str) -> String {
+    written.map_or_else(|| format!("#{name} = {default}"), |value| format!("{name} = {value}"))
+}
+
+impl Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.server(f)?;
+        self.stores(f)?;
+        self.issuer(f)
+    }
+}
+
+impl Template {
+    fn server(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let public_url = self.public_url.as_ref().map_or_else(
+            || "# public_url = \"http://status.example.org\"".to_owned(),
+            |url| format!("public_url = {}", quoted(url)),
+        );
+        let listen = setting("listen", self.listen.map(quoted), &quoted(config::LISTEN));
+        let admin = setting("admin", (!self.admin).then(|| quoted("off")), &quoted(config::ADMIN));
+        write!(
+            f,
+            "# {title}
+#
+# Lines like `#threads = …` show what holds without them. Relative paths start from this file's folder.
+# Times are a number and a unit: \"200ms\", \"90s\", \"6h\", \"7d\".
+
+[server]
+# Where relying parties connect.
+{listen}
+# Where the operator connects, for health and metrics; keep it away from the public. \"off\" for none.
+{admin}
+# The URL under which relying parties reach `listen`. With it, complete CRLs say where their delta is.
+{public_url}
+# Threads that answer.
+#threads = {threads}
+# How long answers under way may take after a signal to stop.
+#drain = \"20s\"
+
+[server.limits]
+#max_connections = 10000
+# From one address, or from one /64 of IPv6.
+#max_connections_per_address = 2500
+# For the head of a request, for silence between two, and for the body.
+#header_timeout = \"5s\"
+#idle_timeout = \"15s\"
+#body_timeout = \"10s\"
+# For a client that does not take what it asked for.
+#write_timeout = \"15s\"
+
+[log]
+# \"text\" for people, \"json\" for machines; both go to stderr.
+#format = \"text\"
+# error, warn, info, debug or trace; also by module: \"info,jarchy::crl=debug\".
+#level = \"info\"
+
+",
+            title = self.title,
+        )
+    }
+
+    fn stores(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "[database]
+# What the CA issued and revoked: the CA, or the commands of jarchy, write here.
+#path = \"issuance.db\"
+# How often it is asked for changes.
+#poll = \"20ms\"
+# Out of reach for longer than this, nothing new is signed but revocations.
+#max_staleness = \"1m\"
+
+[state]
+# CRL numbers and what was once published: keep it with the backups of the CA.
+#path = \"jarchy-state.db\"
+
+",
+        )
+    }
+
+    fn issuer(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let profile = Profile::default();
+        let policy = profile.policy();
+        let delegate = match &self.delegate {
+            Some((certificate, key)) => {
+                format!("certificate = {}\nkey = {}", quoted(certificate), quoted(key))
+            }
+            None => "# The delegate that answers for the CA; without one the CA's own key does.\n\
+                     # certificate = \"ocsp.pem\"\n# key = \"ocsp.key\""
+                .to_owned(),
+        };
+        write!(
+            f,
+            "[[issuer]]
+# The CA's name in URLs, /ocsp/{name} and /crl/{name}.crl, and in the database.
+name = {quoted_name}
+certificate = {certificate}
+# The rules that it lives under: private, tls-br, etsi or national. They set the defaults below.
+#profile = {profile}
+# Whether certificates may be put on hold: allowed or refused.
+#hold = {hold}
+
+[issuer.ocsp]
+{delegate}
+# From thisUpdate to nextUpdate.
+#lifetime = {lifetime}
+# For how long caches may keep `good`, and for how long what may change any moment: on hold, unknown.
+#max_age = {max_age}
+#max_age_uncertain = {max_age_uncertain}
+# What is said of serials that were never issued: unauthorized, or the signed unknown.
+#not_issued = {not_issued}
+# Whether a nonce is answered, each with a signature of its own: live or off.
+#nonce = \"live\"
+
+",
+            name = self.issuer,
+            quoted_name = quoted(&self.issuer),
+            certificate = quoted(&self.certificate),
+            profile = quoted(profile),
+            hold = quoted(policy.hold),
+            lifetime = time(policy.ocsp_lifetime),
+            max_age = time(policy.max_age),
+            max_age_uncertain = time(policy.max_age_uncertain),
+            not_issued = quoted(policy.not_issued),
+        )?;
+        match &self.ca_key {
+            Some(key) => Self::crl(f, key, profile),
+            None => f.write_str(
+                "# Without the CA's key there are no CRLs. Where it is at hand:\n# [issuer.crl]\n# key = \"ca.key\"\n",
+            ),
+        }
+    }
+
+    fn crl(f: &mut fmt::Formatter<'_>, key: &str, profile: Profile) -> fmt::Result {
+        let policy = profile.policy();
+        write!(
+            f,
+            "[issuer.crl]
+key = {key}
+# From one regular complete CRL to the next, and from thisUpdate to nextUpdate.
+#interval = {interval}
+#lifetime = {lifetime}
+# The same of deltas: longer than `interval`, at most `lifetime`.
+#delta_lifetime = {delta_lifetime}
+# How old a complete CRL may be that a delta still completes.
+#delta_window = {lifetime}
+# After a change, a list is made once there was quiet for this long, at the latest after `max_delay`:
+# 800 ms, for lists of more than 100,000 entries what four of them take to make.
+#debounce = \"200ms\"
+# max_delay = \"2s\"
+",
+            key = quoted(key),
+            interval = time(policy.crl_interval),
+            lifetime = time(policy.crl_lifetime),
+            delta_lifetime = time(policy.crl_interval.saturating_mul(2).min(policy.crl_lifetime)),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+
+    fn load(text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("jarchy.toml");
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        format!("{config:#?}").replace(dir.path().to_str().unwrap(), "")
+    }
+
+    fn template(ca_key: Option<&str>, delegate: Option<(&str, &str)>) -> String {
+        Template {
+            title: "A test".to_owned(),
+            listen: None,
+            admin: true,
+            public_url: None,
+            issuer: "ca".parse().unwrap(),
+            certificate: "c\"a\\.pem".to_owned(),
+            delegate: delegate.map(|(certificate, key)| (certificate.to_owned(), key.to_owned())),
+            ca_key: ca_key.map(str::to_owned),
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn settings_in_comments_are_the_defaults_and_all_that_there_are() {
+        let written = template(Some("ca.key"), Some(("ocsp.pem", "ocsp.key")));
+        let is_setting = |line: &str| line.starts_with('#') && line.chars().nth(1).is_some_and(char::is_alphabetic);
+        let uncommented: Vec<&str> =
+            written.lines().map(|line| if is_setting(line) { &line[1..] } else { line }).collect();
+        assert_eq!(load(&uncommented.join("\n")), load(&written));
+        let all = std::fs::read_to_string("testdata/config/all-settings.toml").unwrap();
+        for name in all.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name) {
+            assert!(written.contains(&format!("{name} = ")), "{name} is not told of:\n{written}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_what_holds() {
+        let only_delegate = load(&template(None, Some(("ocsp.pem", "ocsp.key"))));
+        assert!(only_delegate.contains("crl: None") && only_delegate.contains("Delegate {"), "{only_delegate}");
+        let only_ca = load(&template(Some("ca.key"), None));
+        assert!(only_ca.contains("signer: Ca {") && only_ca.contains("crl: Some("), "{only_ca}");
+        assert!(only_ca.contains(r#"certificate: "/c\"a\\.pem""#), "{only_ca}");
+    }
+}

@@ -1,0 +1,592 @@
+//! The configuration: `jarchy.toml` read, checked and completed.
+//!
+//! Goes in: the path of a TOML file. Comes out: a [`Config`] in which every default is filled in, every
+//! path is absolute, and every value is within what the issuer's [`Profile`] allows; or a [`ConfigError`]
+//! that shows each fault where it stands. Nothing else is opened: whether keys and certificates are there
+//! and fit each other is for whoever uses them to say.
+//!
+//! Invariant: a word that is not a setting is an error, and so is a setting that contradicts another.
+
+mod file;
+pub mod profile;
+
+pub use profile::{Hold, Nonce, NotIssued, Profile};
+
+use crate::pki::IssuerName;
+use crate::telemetry::Format;
+use humantime_serde::re::humantime::format_duration;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use thiserror::Error;
+use toml::Spanned;
+use tracing_subscriber::EnvFilter;
+
+/// What the file is called where nobody says otherwise.
+pub const FILE_NAME: &str = "jarchy.toml";
+
+/// Where the public listener stands by default.
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Where the operator's listener stands by default.
+pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A whole configuration; see the module's text.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from, absolute.
+    pub file: PathBuf,
+    /// The listeners and what clients may cost.
+    pub server: Server,
+    /// The log.
+    pub log: Log,
+    /// The issuance database.
+    pub database: Database,
+    /// The state store.
+    pub state: StateStore,
+    /// The CAs that are answered for; at least one, names unique.
+    pub issuers: Vec<Issuer>,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where relying parties connect. Default 127.0.0.1:8080.
+    pub listen: SocketAddr,
+    /// Where the operator connects; `None` for none. Default 127.0.0.1:9180.
+    pub admin: Option<SocketAddr>,
+    /// The URL under which relying parties reach `listen`, without a slash at its end.
+    pub public_url: Option<String>,
+    /// Threads that serve. Default: one per core.
+    pub threads: NonZeroUsize,
+    /// How long answers under way may take after a signal to stop. Default 20 s.
+    pub drain: Duration,
+    /// What one client, and all of them, may cost.
+    pub limits: Limits,
+}
+
+/// `[server.limits]`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Connections open at once. Default 10,000.
+    pub max_connections: NonZeroUsize,
+    /// Connections open at once from one address; for IPv6 one /64. Default 2,500.
+    pub max_connections_per_address: NonZeroUsize,
+    /// For a request's head. Default 5 s.
+    pub header_timeout: Duration,
+    /// For silence between requests. Default 15 s.
+    pub idle_timeout: Duration,
+    /// For a request's body. Default 10 s.
+    pub body_timeout: Duration,
+    /// For a client that does not take what is written to it. Default 15 s.
+    pub write_timeout: Duration,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Log {
+    /// How lines look.
+    pub format: Format,
+    /// A level, or directives such as `info,jarchy::crl=debug`. Default `info`.
+    pub level: String,
+}
+
+/// `[database]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Database {
+    /// The SQLite file of the issuance database. Default `issuance.db`.
+    pub path: PathBuf,
+    /// How often it is asked for changes. Default 20 ms.
+    pub poll: Duration,
+    /// Out of reach for longer than this, nothing new is signed but `revoked`. Default 60 s.
+    pub max_staleness: Duration,
+}
+
+/// `[state]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StateStore {
+    /// The SQLite file that holds CRL numbers and what was once seen. Default `jarchy-state.db`.
+    pub path: PathBuf,
+}
+
+/// `[[issuer]]`.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// What URLs and the database call it.
+    pub name: IssuerName,
+    /// The CA's certificate.
+    pub certificate: PathBuf,
+    /// The rules it lives under.
+    pub profile: Profile,
+    /// Whether its certificates may be put on hold.
+    pub hold: Hold,
+    /// How it answers.
+    pub ocsp: Ocsp,
+    /// How it publishes CRLs; `None` where the CA's key is not at hand.
+    pub crl: Option<Crl>,
+}
+
+/// Who signs OCSP responses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum OcspSigner {
+    /// The CA itself.
+    Ca {
+        /// The CA's key.
+        key: PathBuf,
+    },
+    /// A delegate (RFC 6960 4.2.2.2).
+    Delegate {
+        /// The delegate's certificate.
+        certificate: PathBuf,
+        /// The delegate's key.
+        key: PathBuf,
+    },
+}
+
+/// `[issuer.ocsp]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ocsp {
+    /// Who signs.
+    pub signer: OcspSigner,
+    /// nextUpdate − thisUpdate; whole seconds.
+    pub lifetime: Duration,
+    /// The longest max-age of an answer `good`; whole seconds.
+    pub max_age: Duration,
+    /// The longest max-age of what may change any moment, a hold or a serial that is not known; whole seconds.
+    pub max_age_uncertain: Duration,
+    /// What is said of serials that were not issued.
+    pub not_issued: NotIssued,
+    /// Whether a nonce is answered. Default: it is.
+    pub nonce: Nonce,
+}
+
+/// `[issuer.crl]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Crl {
+    /// The CA's key.
+    pub key: PathBuf,
+    /// Time from one regular complete CRL to the next; whole seconds.
+    pub interval: Duration,
+    /// nextUpdate − thisUpdate of a complete CRL; whole seconds, longer than `interval`.
+    pub lifetime: Duration,
+    /// nextUpdate − thisUpdate of a delta; whole seconds, longer than `interval`, at most `lifetime`.
+    /// Default: twice `interval`, or `lifetime` if that is less.
+    pub delta_lifetime: Duration,
+    /// How old a complete CRL may be for a delta to build on it; whole seconds. Default: `lifetime`.
+    pub delta_window: Duration,
+    /// How long changes must have been quiet before a list is made. Default 200 ms.
+    pub debounce: Duration,
+    /// How long a change may wait at most; `None` for 800 ms up to 100 k entries, and what a list of more
+    /// costs four times over.
+    pub max_delay: Option<Duration>,
+}
+
+/// One fault in a config file, where it stands and how to mend it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Diagnostic {
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The line's text.
+    source: String,
+    /// Characters under which the caret line runs; at least 1.
+    width: usize,
+}
+
+impl Diagnostic {
+    fn new(text: &str, span: Range<usize>, message: String, help: Option<String>) -> Self {
+        let start = text.floor_char_boundary(span.start);
+        let before = text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let source = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+        let column = text.get(line_start..start).unwrap_or_default().chars().count() + 1;
+        let spanned = text.get(start..text.floor_char_boundary(span.end)).unwrap_or_default();
+        let on_line = spanned.lines().next().unwrap_or_default().chars().count();
+        Self {
+            line: before.matches('\n').count() + 1,
+            column,
+            message,
+            help,
+            source: source.to_owned(),
+            width: on_line.max(1),
+        }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
+        let Self { line, column, message, help, source, width } = self;
+        let margin = " ".repeat(line.to_string().len());
+        writeln!(f, "{}:{line}:{column}: {message}", path.display())?;
+        writeln!(f, "{margin} |\n{line} | {source}")?;
+        write!(f, "{margin} | {}{}", " ".repeat(column - 1), "^".repeat(*width))?;
+        help.iter().try_for_each(|help| write!(f, "\n{margin} = {help}"))
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// There is no such file.
+    #[error("{} does not exist: name a config file with --config, or make one with `jarchy init`", .0.display())]
+    Missing(PathBuf),
+    /// The file cannot be read.
+    #[error("cannot read the config file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It can be read, and this is wrong in it.
+    #[error("{}", Diagnostics(path, diagnostics))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// At least one fault, in the order of the file. A file that is not TOML of the right shape has one.
+        diagnostics: Vec<Diagnostic>,
+    },
+}
+
+struct Diagnostics<'a>(&'a Path, &'a [Diagnostic]);
+
+impl fmt::Display for Diagnostics<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.1.iter().enumerate().try_for_each(|(at, diagnostic)| {
+            f.write_str(if at == 0 { "" } else { "\n" })?;
+            diagnostic.write(f, self.0)
+        })
+    }
+}
+
+impl Config {
+    /// Reads, checks and completes the config file at `path`.
+    ///
+    /// # Errors
+    /// If it cannot be read, or anything in it is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
+            _ => ConfigError::Read { path: path.to_owned(), source },
+        };
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        Self::from_text(&text, path)
+    }
+
+    /// Checks and completes `text` as what stands, or will stand, in the config file at `path`.
+    ///
+    /// # Errors
+    /// If anything in it is wrong.
+    pub fn from_text(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let absolute =
+            std::path::absolute(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(text, &absolute).map_err(|diagnostics| ConfigError::Invalid { path: path.to_owned(), diagnostics })
+    }
+
+    /// Reads `text` as the content of `file`, whose folder relative paths start from.
+    fn parse(text: &str, file: &Path) -> Result<Self, Vec<Diagnostic>> {
+        let parsed: file::File = toml::from_str(text).map_err(|error| {
+            let span = error.span().unwrap_or_default();
+            let is_time = error.message().ends_with("expected a duration");
+            let help = is_time.then(|| "write a number and a unit: \"200ms\", \"90s\", \"6h\", \"7d\"".to_owned());
+            vec![Diagnostic::new(text, span, error.message().to_owned(), help)]
+        })?;
+        let mut check = Check { text, folder: file.parent().unwrap_or_else(|| Path::new("")), found: Vec::new() };
+        let config = Self::validate(parsed, file, &mut check);
+        check.found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        config.filter(|_| check.found.is_empty()).ok_or(check.found)
+    }
+
+    /// Completes `parsed`; `None` only if `check` found why not.
+    fn validate(parsed: file::File, file: &Path, check: &mut Check<'_>) -> Option<Self> {
+        let file::File { server, log, database, state, issuers } = parsed;
+        if issuers.is_empty() {
+            let help = "add an [[issuer]] with `name` and `certificate`, and [issuer.ocsp] or [issuer.crl] with a key";
+            check.at(0..0, "there is no [[issuer]]: nothing to answer for", help);
+        }
+        check.unique_names(&issuers);
+        let issuers: Vec<_> = issuers.into_iter().map(|issuer| check.issuer(issuer)).collect();
+        Some(Self {
+            file: file.to_owned(),
+            server: check.server(server),
+            log: check.log(log),
+            database: Database {
+                path: check.path(database.path.unwrap_or_else(|| "issuance.db".into())),
+                poll: check.duration(database.poll, Duration::from_millis(20), Duration::from_millis(1), 60 * SECOND),
+                max_staleness: check.duration(database.max_staleness, 60 * SECOND, SECOND, 24 * HOUR),
+            },
+            state: StateStore { path: check.path(state.path.unwrap_or_else(|| "jarchy-state.db".into())) },
+            issuers: issuers.into_iter().collect::<Option<_>>()?,
+        })
+    }
+
+    /// The issuer called `name`.
+    #[must_use]
+    pub fn issuer(&self, name: &str) -> Option<&Issuer> {
+        self.issuers.iter().find(|issuer| issuer.name.as_str() == name)
+    }
+}
+
+/// What is being checked, and what has been found wrong with it.
+struct Check<'a> {
+    text: &'a str,
+    folder: &'a Path,
+    found: Vec<Diagnostic>,
+}
+
+impl Check<'_> {
+    fn at(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.found.push(Diagnostic::new(self.text, span, message.into(), Some(help.into())));
+    }
+
+    /// `path` as seen from the config file's folder.
+    fn path(&self, path: PathBuf) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// A setting's value, which must lie between `shortest` and `longest`, or its default.
+    fn duration(
+        &mut self,
+        setting: file::Setting<file::Duration>,
+        default: Duration,
+        shortest: Duration,
+        longest: Duration,
+    ) -> Duration {
+        let Some(setting) = setting else { return default };
+        let (span, value) = (setting.span(), setting.into_inner().into_inner());
+        if value < shortest || value > longest {
+            let range = format!("from {} to {}", format_duration(shortest), format_duration(longest));
+            self.at(span, format!("{} is out of range", format_duration(value)), format!("choose a time {range}"));
+        }
+        value
+    }
+
+    /// As [`Check::duration`], for times that certificates, lists and HTTP count in seconds.
+    fn seconds(
+        &mut self,
+        setting: file::Setting<file::Duration>,
+        default: Duration,
+        shortest: Duration,
+        longest: Duration,
+    ) -> Duration {
+        let span = setting.as_ref().map(Spanned::span).unwrap_or_default();
+        let value = self.duration(setting, default, shortest, longest);
+        if value.subsec_nanos() != 0 {
+            self.at(span, "this time is counted in whole seconds", "leave out what is less than a second");
+        }
+        value
+    }
+
+    fn unique_names(&mut self, issuers: &[Spanned<file::Issuer>]) {
+        let mut seen = HashMap::new();
+        for name in issuers.iter().map(|issuer| &issuer.get_ref().name) {
+            let line = Diagnostic::new(self.text, name.span(), String::new(), None).line;
+            if let Some(first) = seen.insert(name.get_ref().as_str(), line) {
+                let message = format!("an issuer called \"{}\" already stands in line {first}", name.get_ref());
+                self.at(name.span(), message, "give each issuer its own name: it tells their URLs apart");
+            }
+        }
+    }
+
+    fn server(&mut self, server: file::Server) -> Server {
+        let file::Limits {
+            max_connections,
+            max_connections_per_address,
+            header_timeout,
+            idle_timeout,
+            body_timeout,
+            write_timeout,
+        } = server.limits;
+        // Below a second honest clients on slow lines are cut off; above an hour a time-out is none.
+        let mut timeout = |setting, default| self.duration(setting, Duration::from_secs(default), SECOND, HOUR);
+        let count = |setting: Option<NonZeroUsize>, default| {
+            setting.or_else(|| NonZeroUsize::new(default)).unwrap_or(NonZeroUsize::MIN)
+        };
+        let limits = Limits {
+            max_connections: count(max_connections, 10_000),
+            max_connections_per_address: count(max_connections_per_address, 2_500),
+            header_timeout: timeout(header_timeout, 5),
+            idle_timeout: timeout(idle_timeout, 15),
+            body_timeout: timeout(body_timeout, 10),
+            write_timeout: timeout(write_timeout, 15),
+        };
+        Server {
+            listen: server.listen.unwrap_or(LISTEN),
+            admin: self.admin(server.admin),
+            public_url: server.public_url.map(|url| self.public_url(&url)),
+            threads: server.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
+            drain: self.duration(server.drain, 20 * SECOND, Duration::ZERO, HOUR),
+            limits,
+        }
+    }
+
+    fn admin(&mut self, admin: file::Setting<String>) -> Option<SocketAddr> {
+        let Some(admin) = admin else { return Some(ADMIN) };
+        if admin.get_ref() == "off" {
+            return None;
+        }
+        let parsed = admin.get_ref().parse().ok();
+        if parsed.is_none() {
+            let message = format!("{:?} is neither an address with a port nor \"off\"", admin.get_ref());
+            self.at(admin.span(), message, "write for instance admin = \"127.0.0.1:9180\"");
+        }
+        parsed
+    }
+
+    fn public_url(&mut self, url: &Spanned<String>) -> String {
+        let text = url.get_ref().trim_end_matches('/');
+        let uri = text.parse::<hyper::Uri>();
+        let plain = |uri: &hyper::Uri| {
+            uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
+        };
+        if !uri.is_ok_and(|uri| plain(&uri)) || text.contains('#') {
+            // CRL-79: who must check a certificate to fetch the list that it is checked with goes in circles.
+            let help = "write http://, a host, and where needed a port and a path: https cannot be used, as its \
+                        certificate would have to be checked first (RFC 5280 8)";
+            self.at(url.span(), format!("{:?} cannot stand in a CRL", url.get_ref()), help);
+        }
+        text.to_owned()
+    }
+
+    fn log(&mut self, log: file::Log) -> Log {
+        let level = log.level.as_ref().map_or("info", |level| level.get_ref().as_str()).to_owned();
+        if let (Some(written), Err(error)) = (&log.level, EnvFilter::builder().parse(&level)) {
+            let help = "write error, warn, info, debug or trace, also per module: \"info,jarchy::crl=debug\"";
+            self.at(written.span(), format!("{level:?} is no log level: {error}"), help);
+        }
+        Log { format: log.format.unwrap_or_default(), level }
+    }
+
+    fn issuer(&mut self, issuer: Spanned<file::Issuer>) -> Option<Issuer> {
+        let span = issuer.span();
+        let file::Issuer { name, certificate, profile, hold, ocsp, crl } = issuer.into_inner();
+        let parsed = name.get_ref().parse::<IssuerName>();
+        if let Err(error) = &parsed {
+            self.at(name.span(), error.to_string(), "the name stands in URLs, such as /crl/<name>.crl");
+        }
+        let policy = profile.policy();
+        if let Some(hold) = &hold
+            && policy.hold == Hold::Refused
+            && *hold.get_ref() == Hold::Allowed
+        {
+            let message = format!("profile {profile} does not allow certificates on hold");
+            self.at(hold.span(), message, "leave `hold` out, or choose another profile");
+        }
+        let crl = crl.map(|crl| self.crl(crl, profile));
+        let signer = self.signer(&ocsp, crl.as_ref(), span);
+        let ocsp = self.ocsp(ocsp, profile, signer);
+        Some(Issuer {
+            name: parsed.ok()?,
+            certificate: self.path(certificate),
+            profile,
+            hold: hold.map_or(policy.hold, Spanned::into_inner),
+            ocsp: ocsp?,
+            crl,
+        })
+    }
+
+    /// Who signs OCSP responses: the delegate, or else the CA with the key that it signs CRLs with.
+    fn signer(&mut self, ocsp: &file::Ocsp, crl: Option<&Crl>, issuer: Range<usize>) -> Option<OcspSigner> {
+        let path = |setting: &Spanned<PathBuf>| self.folder.join(setting.get_ref());
+        match (&ocsp.certificate, &ocsp.key, crl) {
+            (Some(certificate), Some(key), _) => {
+                Some(OcspSigner::Delegate { certificate: path(certificate), key: path(key) })
+            }
+            (None, Some(key), _) => Some(OcspSigner::Ca { key: path(key) }),
+            (None, None, Some(crl)) => Some(OcspSigner::Ca { key: crl.key.clone() }),
+            (Some(certificate), None, _) => {
+                let help = "add `key = \"…\"` to [issuer.ocsp]; or leave `certificate` out and the CA's own key signs";
+                self.at(certificate.span(), "an OCSP certificate is named, but not its key", help);
+                None
+            }
+            (None, None, None) => {
+                let help = "give [issuer.ocsp] `certificate` and `key` of a delegate, or [issuer.crl] the `key` of the \
+                            CA, which then signs OCSP responses and CRLs";
+                self.at(issuer, "this issuer has no key to sign with", help);
+                None
+            }
+        }
+    }
+
+    fn ocsp(&mut self, ocsp: file::Ocsp, profile: Profile, signer: Option<OcspSigner>) -> Option<Ocsp> {
+        let policy = profile.policy();
+        let (shortest, longest) = policy.ocsp_lifetime_limits;
+        let lifetime = self.seconds(ocsp.lifetime, policy.ocsp_lifetime, shortest, longest);
+        // A cache must have to come back before half the lifetime is over, when the answer is renewed.
+        let longest = Duration::from_secs(lifetime.as_secs() / 2);
+        let max_age = self.seconds(ocsp.max_age, policy.max_age.min(longest), Duration::ZERO, longest);
+        let max_age_uncertain =
+            self.seconds(ocsp.max_age_uncertain, policy.max_age_uncertain.min(longest), Duration::ZERO, longest);
+        Some(Ocsp {
+            signer: signer?,
+            lifetime,
+            max_age,
+            max_age_uncertain,
+            not_issued: ocsp.not_issued.unwrap_or(policy.not_issued),
+            nonce: ocsp.nonce,
+        })
+    }
+
+    fn crl(&mut self, crl: file::Crl, profile: Profile) -> Crl {
+        let policy = profile.policy();
+        let lifetime_span = crl.lifetime.as_ref().or(crl.interval.as_ref()).map(Spanned::span).unwrap_or_default();
+        let delta_span = crl.delta_lifetime.as_ref().map(Spanned::span);
+        let interval = self.seconds(crl.interval, policy.crl_interval, 60 * SECOND, policy.crl_interval_limit);
+        let lifetime = self.seconds(crl.lifetime, policy.crl_lifetime, 60 * SECOND, policy.crl_lifetime_limit);
+        if lifetime <= interval {
+            let message = format!(
+                "a list that lives {} would lapse before the next one, which comes every {}",
+                format_duration(lifetime),
+                format_duration(interval)
+            );
+            self.at(lifetime_span, message, "make `lifetime` longer than `interval`, better twice as long");
+        }
+        let default = interval.saturating_mul(2).min(lifetime);
+        let delta_lifetime = self.seconds(crl.delta_lifetime, default, SECOND, policy.crl_lifetime_limit);
+        if let Some(span) = delta_span.filter(|_| delta_lifetime <= interval || delta_lifetime > lifetime) {
+            let message = format!("a delta cannot live {}", format_duration(delta_lifetime));
+            let help = format!(
+                "choose more than `interval`, {}, and at most `lifetime`, {}",
+                format_duration(interval),
+                format_duration(lifetime)
+            );
+            self.at(span, message, help);
+        }
+        let debounce = crl.debounce.as_ref().map(Spanned::span);
+        let max_delay = crl.max_delay.as_ref().map(Spanned::span);
+        let quiet = self.duration(crl.debounce, Duration::from_millis(200), Duration::ZERO, HOUR);
+        let wait = max_delay.clone().map(|_| self.duration(crl.max_delay, HOUR, Duration::ZERO, 24 * HOUR));
+        let (latest, span) = (wait.unwrap_or(Duration::from_millis(800)), max_delay.or(debounce).unwrap_or_default());
+        if quiet > latest {
+            let message = format!(
+                "waiting for {} of quiet, but no longer than {}",
+                format_duration(quiet),
+                format_duration(latest)
+            );
+            self.at(span, message, "make `max_delay` at least as long as `debounce`");
+        }
+        Crl {
+            key: self.path(crl.key),
+            interval,
+            lifetime,
+            delta_lifetime,
+            delta_window: self.seconds(crl.delta_window, lifetime, 60 * SECOND, policy.crl_lifetime_limit),
+            debounce: quiet,
+            max_delay: wait,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! The shapes of `jarchy.toml`: one struct per table, every setting optional where it has a default.
+//!
+//! Only what serde can see is checked here: names, types, spellings. Each value keeps its place in the
+//! text, so that what is wrong between two settings can be shown where it stands.
+
+use super::profile::{Hold, Nonce, NotIssued, Profile};
+use crate::telemetry::Format;
+use humantime_serde::Serde;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use toml::Spanned;
+
+/// A value and where it stands, if it was written at all.
+pub(super) type Setting<T> = Option<Spanned<T>>;
+/// A time like `200ms`, `90s` or `6h`.
+pub(super) type Duration = Serde<std::time::Duration>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) server: Server,
+    #[serde(default)]
+    pub(super) log: Log,
+    #[serde(default)]
+    pub(super) database: Database,
+    #[serde(default)]
+    pub(super) state: State,
+    #[serde(default, rename = "issuer")]
+    pub(super) issuers: Vec<Spanned<Issuer>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) admin: Setting<String>,
+    pub(super) public_url: Setting<String>,
+    pub(super) threads: Option<NonZeroUsize>,
+    pub(super) drain: Setting<Duration>,
+    #[serde(default)]
+    pub(super) limits: Limits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) max_connections: Option<NonZeroUsize>,
+    pub(super) max_connections_per_address: Option<NonZeroUsize>,
+    pub(super) header_timeout: Setting<Duration>,
+    pub(super) idle_timeout: Setting<Duration>,
+    pub(super) body_timeout: Setting<Duration>,
+    pub(super) write_timeout: Setting<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) format: Option<Format>,
+    pub(super) level: Setting<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Database {
+    pub(super) path: Option<PathBuf>,
+    pub(super) poll: Setting<Duration>,
+    pub(super) max_staleness: Setting<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    pub(super) path: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Issuer {
+    pub(super) name: Spanned<String>,
+    pub(super) certificate: PathBuf,
+    #[serde(default)]
+    pub(super) profile: Profile,
+    pub(super) hold: Option<Spanned<Hold>>,
+    #[serde(default)]
+    pub(super) ocsp: Ocsp,
+    pub(super) crl: Option<Crl>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ocsp {
+    pub(super) certificate: Setting<PathBuf>,
+    pub(super) key: Setting<PathBuf>,
+    pub(super) lifetime: Setting<Duration>,
+    pub(super) max_age: Setting<Duration>,
+    pub(super) max_age_uncertain: Setting<Duration>,
+    pub(super) not_issued: Option<NotIssued>,
+    #[serde(default)]
+    pub(super) nonce: Nonce,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Crl {
+    pub(super) key: PathBuf,
+    pub(super) interval: Setting<Duration>,
+    pub(super) lifetime: Setting<Duration>,
+    pub(super) delta_lifetime: Setting<Duration>,
+    pub(super) delta_window: Setting<Duration>,
+    pub(super) debounce: Setting<Duration>,
+    pub(super) max_delay: Setting<Duration>,
+}

@@ -1,0 +1,186 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn sample(name: &str) -> Config {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/config");
+    Config::load(&folder.join(name)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What is said of `text`, as a person reads it.
+fn faults(text: &str) -> String {
+    let diagnostics = Config::parse(text, Path::new("/etc/jarchy/jarchy.toml")).unwrap_err();
+    ConfigError::Invalid { path: "jarchy.toml".into(), diagnostics }.to_string()
+}
+
+const CA: &str = "[[issuer]]\nname = \"ca\"\ncertificate = \"ca.pem\"\n";
+
+#[test]
+fn the_least_config_gets_every_default() {
+    let config = sample("minimal.toml");
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.server.admin.unwrap().to_string(), "127.0.0.1:9180");
+    assert_eq!(config.server.public_url, None);
+    assert_eq!(config.server.drain, Duration::from_secs(20));
+    assert_eq!(config.server.limits.max_connections.get(), 10_000);
+    assert_eq!(config.log, Log { format: Format::Text, level: "info".to_owned() });
+    assert_eq!(config.database.poll, Duration::from_millis(20));
+    assert_eq!(config.database.max_staleness, Duration::from_secs(60));
+
+    let issuer = config.issuer("ca").unwrap();
+    let crl = issuer.crl.as_ref().unwrap();
+    assert_eq!(issuer.profile, Profile::Private);
+    assert_eq!(issuer.ocsp.signer, OcspSigner::Ca { key: crl.key.clone() });
+    assert_eq!(issuer.ocsp.lifetime, HOUR);
+    assert_eq!((crl.interval, crl.lifetime), (6 * HOUR, 48 * HOUR));
+    assert_eq!((crl.delta_lifetime, crl.delta_window), (12 * HOUR, 48 * HOUR));
+    assert_eq!((crl.debounce, crl.max_delay), (Duration::from_millis(200), None));
+}
+
+#[test]
+fn paths_start_from_the_folder_of_the_file() {
+    let config = sample("answer-only.toml");
+    let folder = config.file.parent().unwrap();
+    assert!(folder.is_absolute());
+    assert_eq!(config.database.path, folder.join("issuance.db"));
+    assert_eq!(config.state.path, folder.join("jarchy-state.db"));
+    assert_eq!(config.issuers[0].certificate, folder.join("ca.pem"));
+    let delegate =
+        OcspSigner::Delegate { certificate: "/etc/jarchy/ocsp.pem".into(), key: "/etc/jarchy/ocsp.key".into() };
+    assert_eq!(config.issuers[0].ocsp.signer, delegate);
+    assert_eq!(config.issuers[0].crl, None);
+    assert_eq!(config.server.admin, None);
+}
+
+#[test]
+fn profiles_set_what_is_left_open() {
+    let config = sample("two-issuers.toml");
+    let tls = config.issuer("tls").unwrap();
+    assert_eq!((tls.ocsp.lifetime, tls.ocsp.max_age), (48 * HOUR, HOUR));
+    assert_eq!(tls.ocsp.max_age_uncertain.as_secs(), 300);
+    assert_eq!((tls.hold, tls.ocsp.not_issued), (Hold::Refused, NotIssued::Unauthorized));
+    let national = config.issuer("signatures_2026").unwrap();
+    assert_eq!((national.hold, national.ocsp.not_issued), (Hold::Allowed, NotIssued::Unknown));
+    let crl = national.crl.as_ref().unwrap();
+    assert_eq!((crl.interval, crl.lifetime), (HOUR, 24 * HOUR));
+}
+
+#[test]
+fn every_setting_is_taken_over() {
+    let config = sample("all-settings.toml");
+    let Server { listen, admin, public_url, threads, drain, limits } = config.server;
+    assert_eq!((listen.to_string().as_str(), admin.unwrap().port(), threads.get()), ("[::]:8888", 8889, 3));
+    assert_eq!(public_url.as_deref(), Some("http://pki.example.org:8888/status"));
+    assert_eq!((drain.as_secs(), limits.max_connections.get()), (5, 500));
+    let timeouts = [limits.header_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout];
+    assert_eq!(timeouts.map(|timeout| timeout.as_secs()), [4, 6, 3, 70]);
+    assert_eq!(limits.max_connections_per_address.get(), 50);
+    assert_eq!(config.log, Log { format: Format::Json, level: "warn,jarchy::crl=debug".to_owned() });
+    assert_eq!((config.database.poll.as_millis(), config.database.max_staleness.as_secs()), (50, 120));
+    assert!(config.database.path.ends_with("config/db/issued.db"));
+    assert_eq!(config.state.path, Path::new("/var/lib/jarchy/state.db"));
+
+    let [issuer] = &config.issuers[..] else { panic!("one issuer") };
+    let Ocsp { lifetime, max_age, max_age_uncertain, not_issued, nonce, .. } = issuer.ocsp;
+    let ages = [lifetime, max_age, max_age_uncertain].map(|age| age.as_secs());
+    assert_eq!((issuer.profile, issuer.hold), (Profile::Etsi, Hold::Refused));
+    assert_eq!((ages, not_issued, nonce), ([7_200, 300, 20], NotIssued::Unauthorized, Nonce::Off));
+    let crl = issuer.crl.as_ref().unwrap();
+    let times = [crl.interval, crl.lifetime, crl.delta_lifetime, crl.delta_window].map(|time| time.as_secs() / 60);
+    assert_eq!(times, [30, 720, 90, 360]);
+    assert_eq!((crl.debounce.as_millis(), crl.max_delay.unwrap().as_secs()), (100, 2));
+}
+
+#[test]
+fn an_unknown_setting_is_shown_in_its_line_with_what_there_is() {
+    let text = "[server]\nlisten = \"127.0.0.1:80\"\nlissen = 1\n";
+    let shown = faults(text);
+    assert!(shown.starts_with("jarchy.toml:3:1: unknown field `lissen`, expected one of `listen`, `admin`"), "{shown}");
+    assert!(shown.ends_with("\n  |\n3 | lissen = 1\n  | ^^^^^^"), "{shown}");
+}
+
+#[test]
+fn wrong_types_and_spellings_are_shown_where_they_stand() {
+    for (text, at, says) in [
+        ("[server]\nlisten = \"localhost\"\n", ":2:10: ", "invalid socket address"),
+        ("[database]\npoll = \"fast\"\n", ":2:8: ", "\"200ms\""),
+        ("[[issuer]]\nname = \"é\"\ncertificate = 'é'\nprofile = \"webtrust\"\n", ":4:11: ", "`tls-br`"),
+        ("[server\n", ":1:8: ", "]"),
+        ("[[issuer]]\ncertificate = \"ca.pem\"\n", ":1:1: ", "missing field `name`"),
+    ] {
+        let shown = faults(text);
+        assert!(shown.contains(at) && shown.contains(says), "{text}\n{shown}");
+    }
+}
+
+#[test]
+fn every_contradiction_is_found_at_once_in_the_order_of_the_file() {
+    let shown = faults(
+        r#"[server]
+admin = "localhost"
+public_url = "https://pki.example.org"
+[log]
+level = "jarchy=loud"
+[database]
+max_staleness = "1ms"
+[[issuer]]
+name = "Main CA"
+certificate = "ca.pem"
+profile = "tls-br"
+hold = "allowed"
+[issuer.ocsp]
+certificate = "ocsp.pem"
+lifetime = "1h"
+[issuer.crl]
+key = "ca.key"
+interval = "12h"
+lifetime = "6h"
+debounce = "3s"
+"#,
+    );
+    let places: Vec<&str> = shown.lines().filter_map(|line| line.strip_prefix("jarchy.toml:")).collect();
+    let lines: Vec<&str> = places.iter().filter_map(|place| place.split(':').next()).collect();
+    assert_eq!(lines, ["2", "3", "5", "7", "9", "12", "14", "15", "19", "20"], "{shown}");
+    assert!(shown.contains("= choose a time from 8h to 7days"), "{shown}");
+}
+
+#[test]
+fn an_issuer_without_a_key_is_told_both_ways_out() {
+    let shown = faults(CA);
+    assert!(shown.starts_with("jarchy.toml:1:1: this issuer has no key to sign with"), "{shown}");
+    assert!(shown.contains("[issuer.ocsp]") && shown.contains("[issuer.crl]"), "{shown}");
+    let shown = faults("");
+    assert!(shown.starts_with("jarchy.toml:1:1: there is no [[issuer]]"), "{shown}");
+}
+
+#[test]
+fn two_issuers_of_one_name_are_refused() {
+    let one = format!("{CA}[issuer.crl]\nkey = \"ca.key\"\n");
+    let shown = faults(&format!("{one}{one}"));
+    let expected = "jarchy.toml:7:8: an issuer called \"ca\" already stands in line 2";
+    assert!(shown.starts_with(expected), "{shown}");
+}
+
+#[test]
+fn lists_never_lapse_between_two_slots() {
+    let crl = |settings: &str| faults(&format!("{CA}[issuer.crl]\nkey = \"ca.key\"\n{settings}\n"));
+    // The default lifetime is 48 h.
+    let shown = crl("interval = \"3d\"");
+    assert!(shown.starts_with("jarchy.toml:6:12: a list that lives 2days would lapse"), "{shown}");
+    let shown = crl("delta_lifetime = \"6h\"");
+    assert!(shown.starts_with("jarchy.toml:6:18: a delta cannot live 6h"), "{shown}");
+    assert!(crl("lifetime = \"48h 500ms\"").contains("whole seconds"));
+    assert!(crl("interval = \"584542000000years\"").contains("out of range"));
+}
+
+#[test]
+fn a_missing_file_says_what_to_do() {
+    let shown = Config::load(Path::new("nowhere/jarchy.toml")).unwrap_err().to_string();
+    assert!(shown.starts_with("nowhere/jarchy.toml does not exist: "), "{shown}");
+}
+
+#[test]
+fn carets_stand_under_what_they_mean_in_lines_that_are_not_ascii() {
+    let diagnostic = Diagnostic::new("a = 1\r\né = 'ü'\r\n", 12..16, "x".to_owned(), None);
+    let shown = ConfigError::Invalid { path: "f".into(), diagnostics: vec![diagnostic] }.to_string();
+    assert_eq!(shown, "f:2:5: x\n  |\n2 | é = 'ü'\n  |     ^^^");
+}
