@@ -1,31 +1,27 @@
 //! `jarchy query`: asks any OCSP responder, checks what it says, and shows it.
 
+use super::{client, read_certificate};
 use crate::ocsp::check::{self, CheckError, Verified};
 use crate::ocsp::request::{encode, encode_cert_id};
 use crate::ocsp::response::CertStatus;
 use crate::pki::{Certificate, Clock, HashAlgorithm, Issuer, Reason, Serial, SystemClock};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode, Uri};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// Asks an OCSP responder for the status of a certificate and checks the answer.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  jarchy query http://127.0.0.1:8080/ocsp --issuer ca.pem good.pem\n\n\
     Exit status: 0 good, 3 revoked, 4 unknown, 1 no answer that can be believed.")]
-pub struct QueryArgs {
+pub struct Query {
     /// The responder, as http://HOST[:PORT]/PATH
     url: Uri,
     /// The certificate (PEM or DER), or its serial number in hex or as dec:NUMBER
@@ -66,12 +62,7 @@ impl From<HashName> for HashAlgorithm {
     }
 }
 
-/// A responder that takes longer is of no use to anyone (BR-17 allows 10 s).
-const TIMEOUT: Duration = Duration::from_secs(15);
-/// No honest response is larger.
-const MAX_RESPONSE: usize = 1 << 20;
-
-impl QueryArgs {
+impl Query {
     /// Asks, and prints to `out` what came back.
     ///
     /// # Errors
@@ -84,10 +75,7 @@ impl QueryArgs {
         let nonce = if self.no_nonce { None } else { Some(random_nonce()?) };
         let nonce = nonce.as_ref().map(<[u8; 32]>::as_slice);
         let request = encode(&cert_id, nonce);
-        let response = tokio::time::timeout(TIMEOUT, exchange(&self.url, request, self.get))
-            .await
-            .with_context(|| format!("{} did not answer within {} s", self.url, TIMEOUT.as_secs()))?
-            .with_context(|| format!("asking {}", self.url))?;
+        let response = exchange(&self.url, request, self.get).await?;
         let checked = check::check(&response, &cert_id, nonce, &issuer.certificate, SystemClock.now());
         let verified = checked.map_err(|error| explain(error, &serial))?;
         let text = if self.json { json(&verified, &serial) } else { text(&verified, &serial, nonce.is_some()) };
@@ -126,11 +114,6 @@ fn explain(error: CheckError, serial: &Serial) -> anyhow::Error {
     anyhow::anyhow!("serial {serial}: {error}{hint}")
 }
 
-fn read_certificate(path: &Path) -> anyhow::Result<Certificate> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Certificate::from_file_bytes(&bytes).with_context(|| path.display().to_string())
-}
-
 fn random_nonce() -> anyhow::Result<[u8; 32]> {
     let mut nonce = [0; 32];
     let filled = SystemRandom::new().fill(&mut nonce);
@@ -140,31 +123,12 @@ fn random_nonce() -> anyhow::Result<[u8; 32]> {
 
 /// Sends a request as a client would: POST, or GET with the request in the path.
 async fn exchange(url: &Uri, request: Vec<u8>, get: bool) -> anyhow::Result<Bytes> {
-    ensure!(url.scheme_str() == Some("http"), "an OCSP responder is reached by http:// (RFC 5280 8), not {url}");
-    let host = url.host().context("the URL names no host")?;
-    let port = url.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let (method, path, body) = if get {
-        (Method::GET, get_path(url.path(), &request), Vec::new())
+    let (status, body) = if get {
+        client::send(url, Method::GET, &get_path(url.path(), &request), Vec::new()).await?
     } else {
-        (Method::POST, url.path().to_owned(), request)
+        client::send(url, Method::POST, url.path(), request).await?
     };
-    let authority = url.authority().map_or(host, |authority| authority.as_str());
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, authority)
-        .header(CONTENT_TYPE, "application/ocsp-request")
-        .body(Full::<Bytes>::from(body))?;
-    let response = sender.send_request(request).await?;
-    let (head, body) = response.into_parts();
-    if head.status != StatusCode::OK {
-        bail!("HTTP status {}", head.status);
-    }
-    let body = Limited::new(body, MAX_RESPONSE).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
-    connection.abort();
+    ensure!(status == StatusCode::OK, "{url} answered with HTTP status {status}");
     Ok(body)
 }
 
