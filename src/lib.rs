@@ -1,4 +1,5 @@
 //! Jarchy.
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod crl;

@@ -1,2 +1,21 @@
-//! The `jarchy` command.
-fn main() {}
+//! The `jarchy` command: parse the command line, run, say what went wrong.
+
+use clap::Parser;
+use jarchy::cli::Cli;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(cli.run()));
+    done.unwrap_or_else(|error| {
+        // With nowhere to say it, the exit status must do.
+        _ = writeln!(io::stderr(), "jarchy: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,10 +1,129 @@
-//! The commands that `jarchy` understands, one file each.
+//! The command line: one file for each command.
+//!
+//! Goes in: what was typed. Comes out: an exit status. Commands on the issuance database find it through
+//! the config file, so that they and the server cannot speak of two different ones.
 
+pub mod add;
+mod client;
 pub mod demo;
+pub mod healthcheck;
+pub mod hold;
 pub mod init;
 pub mod query;
+pub mod release;
+pub mod revoke;
+mod select;
+pub mod serve;
+pub mod status;
 
-use std::path::Path;
+#[cfg(test)]
+mod registry_tests;
+
+pub use select::{Audited, IssuerChoice};
+
+use crate::config::{self, Config};
+use crate::pki::Certificate;
+use crate::registry::Registry;
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// OCSP responder and CRL publisher that runs beside a certification authority's issuance database.
+#[derive(Debug, Parser)]
+#[command(name = "jarchy", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Init(init::Init),
+    Serve(serve::Serve),
+    Add(OnRegistry<add::Add>),
+    Revoke(OnRegistry<revoke::Revoke>),
+    Hold(OnRegistry<hold::Hold>),
+    Release(OnRegistry<release::Release>),
+    Status(OnRegistry<status::Status>),
+    Query(query::Query),
+    Healthcheck(healthcheck::Healthcheck),
+}
+
+/// Where the config file is.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigFile {
+    /// The config file
+    #[arg(long, value_name = "FILE", default_value = config::FILE_NAME)]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> anyhow::Result<Config> {
+        Ok(Config::load(&self.config)?)
+    }
+}
+
+/// A command on the issuance database of a config file.
+#[derive(Args, Debug)]
+struct OnRegistry<C: Args> {
+    #[command(flatten)]
+    config: ConfigFile,
+    #[command(flatten)]
+    command: C,
+}
+
+impl<C: Args> OnRegistry<C> {
+    async fn open(self) -> anyhow::Result<(C, Registry)> {
+        let config = self.config.load()?;
+        Ok((self.command, Registry::open(&config.database.path).await?))
+    }
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// Whatever kept it from being done, for people to read.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let out = &mut io::stdout() as &mut (dyn Write + Send);
+        match self.command {
+            Command::Demo(command) => command.run().await?,
+            Command::Init(command) => init::run(&command).await?,
+            Command::Serve(command) => command.run().await?,
+            Command::Add(command) => {
+                let (command, registry) = command.open().await?;
+                command.run(&registry, out).await?;
+            }
+            Command::Revoke(command) => {
+                let (command, registry) = command.open().await?;
+                command.run(&registry, out).await?;
+            }
+            Command::Hold(command) => {
+                let (command, registry) = command.open().await?;
+                command.run(&registry, out).await?;
+            }
+            Command::Release(command) => {
+                let (command, registry) = command.open().await?;
+                command.run(&registry, out).await?;
+            }
+            Command::Status(command) => {
+                let (command, registry) = command.open().await?;
+                command.run(&registry, out).await?;
+            }
+            Command::Query(command) => return command.run(out).await,
+            Command::Healthcheck(command) => command.run(out).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn read_certificate(path: &Path) -> anyhow::Result<Certificate> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Certificate::from_file_bytes(&bytes).with_context(|| path.display().to_string())
+}
 
 /// `path` as one word of a shell's command line.
 fn shell_word(path: &Path) -> String {

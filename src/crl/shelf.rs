@@ -1,0 +1,172 @@
+//! What is served: the current lists from memory, those of the delta window from their files.
+//!
+//! Goes in: what a publisher has committed. Comes out: whole lists with their validators, for any number
+//! of readers. It makes and judges nothing.
+//!
+//! Invariant: of each older list at most one copy is in memory, however many ask for it at once; beyond
+//! [`RECENT`] bytes none stays there unasked.
+
+use super::read::{List, ReadError};
+use crate::pki::{Time, hash::sha256};
+use crate::state::ListRow;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+/// Bytes of older lists that stay in memory for the next who asks.
+const RECENT: usize = 16 << 20;
+
+/// A list as it is served.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Published {
+    /// CRLNumber.
+    pub number: u64,
+    /// thisUpdate.
+    pub this_update: Time,
+    /// nextUpdate.
+    pub next_update: Time,
+    /// The list in DER.
+    pub bytes: Bytes,
+    /// Strong entity tag: the SHA-256 in hex, in quotes (CRL-92).
+    pub etag: String,
+}
+
+impl Published {
+    pub(super) fn new(row: &ListRow, bytes: Bytes) -> Self {
+        let mut etag = String::with_capacity(66);
+        etag.push('"');
+        for octet in row.sha256 {
+            // Writing to a String does not fail.
+            let _ = write!(etag, "{octet:02x}");
+        }
+        etag.push('"');
+        Self { number: row.number, this_update: row.this_update, next_update: row.next_update, bytes, etag }
+    }
+}
+
+/// Why a list cannot be had from its file.
+#[derive(Debug, Error)]
+pub(super) enum FileError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("its SHA-256 is another than when it was published")]
+    Changed,
+    #[error("{0}")]
+    Read(#[from] ReadError),
+}
+
+/// Reads a list that was committed. Blocks.
+pub(super) fn load(path: &Path, row: &ListRow) -> Result<Vec<u8>, FileError> {
+    let bytes = std::fs::read(path)?;
+    if sha256(&bytes) != row.sha256 {
+        return Err(FileError::Changed);
+    }
+    List::read(&bytes)?;
+    Ok(bytes)
+}
+
+/// What a publisher puts on its shelf, all at once.
+#[derive(Debug, Default)]
+pub(super) struct Stock {
+    pub(super) complete: Option<Arc<Published>>,
+    pub(super) delta: Option<Arc<Published>>,
+    /// Complete lists that are served by number only.
+    pub(super) older: BTreeMap<u64, (ListRow, PathBuf)>,
+}
+
+#[derive(Debug, Default)]
+struct Copies {
+    /// Every copy that somebody still reads.
+    all: BTreeMap<u64, Weak<Vec<u8>>>,
+    /// The last ones that were asked for, newest first.
+    recent: VecDeque<Arc<Vec<u8>>>,
+}
+
+impl Copies {
+    fn keep(&mut self, number: u64, bytes: &Arc<Vec<u8>>) {
+        self.all.retain(|_, copy| copy.strong_count() > 0);
+        self.all.insert(number, Arc::downgrade(bytes));
+        self.recent.retain(|kept| !Arc::ptr_eq(kept, bytes));
+        self.recent.push_front(Arc::clone(bytes));
+        let mut room = RECENT;
+        self.recent.retain(|kept| {
+            let fits = room.checked_sub(kept.len());
+            room = fits.unwrap_or(0);
+            fits.is_some()
+        });
+    }
+}
+
+/// The lists of one issuer that can be had at present. Empty until a publisher has put some on it.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    stock: ArcSwap<Stock>,
+    /// Locked while a file is read, so that a burst of requests reads it once.
+    copies: Mutex<Copies>,
+}
+
+impl Shelf {
+    /// An empty shelf.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The current complete list.
+    #[must_use]
+    pub fn complete(&self) -> Option<Arc<Published>> {
+        self.stock.load().complete.clone()
+    }
+
+    /// The current delta.
+    #[must_use]
+    pub fn delta(&self) -> Option<Arc<Published>> {
+        self.stock.load().delta.clone()
+    }
+
+    /// The complete list with this number, if it is the current one or of the delta window (CRL-60). Reads
+    /// a file if it must, without holding up the caller's thread.
+    pub async fn numbered(&self, number: u64) -> Option<Arc<Published>> {
+        let stock = self.stock.load_full();
+        if let Some(current) = stock.complete.as_ref().filter(|complete| complete.number == number) {
+            return Some(Arc::clone(current));
+        }
+        let (row, path) = stock.older.get(&number)?;
+        let mut copies = self.copies.lock().await;
+        let copy = match copies.all.get(&number).and_then(Weak::upgrade) {
+            Some(copy) => copy,
+            None => {
+                let (wanted, from) = (row.clone(), path.clone());
+                match tokio::task::spawn_blocking(move || load(&from, &wanted)).await {
+                    Ok(Ok(bytes)) => Arc::new(bytes),
+                    Ok(Err(error)) => {
+                        tracing::error!(number, path = %path.display(), %error, "an older CRL cannot be served");
+                        return None;
+                    }
+                    // The runtime is shutting down.
+                    Err(_) => return None,
+                }
+            }
+        };
+        copies.keep(number, &copy);
+        Some(Arc::new(Published::new(row, Bytes::from_owner(Shared(copy)))))
+    }
+
+    pub(super) fn put(&self, stock: Stock) {
+        self.stock.store(Arc::new(stock));
+    }
+}
+
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
