@@ -15,7 +15,16 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(cli.run()));
     done.unwrap_or_else(|error| {
         // With nowhere to say it, the exit status must do.
-        _ = writeln!(io::stderr(), "jarchy: {error:#}");
+        _ = writeln!(io::stderr(), "jarchy: {}", chain(&error));
         ExitCode::FAILURE
+    })
+}
+
+/// The error and its causes in one line; a cause that the error has quoted already is not said again.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => said.to_owned(),
+        said => format!("{said}: {cause}"),
     })
 }

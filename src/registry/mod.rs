@@ -10,6 +10,8 @@
 mod error;
 mod ops;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use error::RegistryError;
