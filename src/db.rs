@@ -195,7 +195,10 @@ async fn inspect(path: &Path, kind: &Kind) -> Result<Found, DbError> {
     let read = async {
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
         let mut connection = options.connect().await?;
-        let header = header(&mut connection).await;
+        // One state of the file: without a transaction another process could write between the three.
+        let mut snapshot = connection.begin().await?;
+        let header = header(&mut snapshot).await;
+        snapshot.rollback().await?;
         connection.close().await?;
         header
     };
@@ -214,9 +217,9 @@ async fn inspect(path: &Path, kind: &Kind) -> Result<Found, DbError> {
 
 /// application_id, user_version and number of tables, views and triggers.
 async fn header(connection: &mut SqliteConnection) -> Result<(i32, i32, i64), sqlx::Error> {
+    let tables = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
     let application_id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
     let version = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
-    let tables = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
     Ok((application_id, version, tables))
 }
 
