@@ -22,7 +22,7 @@ use crate::http::{Files, Site};
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::ocsp::request::Limits;
-use crate::ocsp::{Authority, Policy, Responder};
+use crate::ocsp::{Authority, NoncePolicy, NotIssued, Policy, Responder};
 use crate::pki::{Certificate, Clock, Issuer, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
@@ -219,8 +219,14 @@ fn build(settings: &config::Issuer, id: u32, config: &Config, common: &Common) -
         lifetime: settings.ocsp.lifetime,
         max_age_good: settings.ocsp.max_age,
         max_age_uncertain: settings.ocsp.max_age_uncertain,
-        not_issued: settings.ocsp.not_issued,
-        nonce: settings.ocsp.nonce,
+        not_issued: match settings.ocsp.not_issued {
+            config::NotIssued::Unauthorized => NotIssued::Unauthorized,
+            config::NotIssued::Unknown => NotIssued::Unknown,
+        },
+        nonce: match settings.ocsp.nonce {
+            config::Nonce::Live => NoncePolicy::Live,
+            config::Nonce::Off => NoncePolicy::Off,
+        },
         max_staleness: config.database.max_staleness,
     };
     let now = common.clock.now();
@@ -238,7 +244,7 @@ fn publisher(
     config: &Config,
     common: &Common,
 ) -> anyhow::Result<(Publisher, Arc<Shelf>)> {
-    let shelf = Arc::new(Shelf::default());
+    let shelf = Arc::new(Shelf::new());
     let defaults = PublisherConfig::default();
     let settings = PublisherConfig {
         interval: crl.interval,

@@ -9,10 +9,13 @@ pub use make::make;
 
 use super::shell_word;
 use crate::config::{self, Config};
+use crate::http::server;
+use crate::{app, telemetry};
 use anyhow::Context;
 use make::base_url;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Make a demo CA with 10,000 certificates, serve it, and say what can be tried with it.
@@ -41,6 +44,21 @@ pub struct Prepared {
 }
 
 impl Demo {
+    /// Makes or continues the demo, and serves it until SIGTERM or SIGINT.
+    ///
+    /// # Errors
+    /// If the address cannot be had, or the folder cannot be made or used.
+    pub async fn run(self) -> anyhow::Result<()> {
+        // The port first: the certificates that are made name it.
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let listeners = server::bind(self.listen()?, threads.get())?;
+        let address = listeners.first().context("no socket")?.local_addr()?;
+        let prepared = self.prepare(address).await?;
+        telemetry::init(prepared.config.log.format, &prepared.config.log.level)?;
+        let config = prepared.config.clone();
+        app::serve(config, listeners, |address| announce(&prepared.announcement(address))).await
+    }
+
     /// Where to listen, before anything is made: what is made names the port.
     ///
     /// # Errors

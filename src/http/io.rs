@@ -167,10 +167,12 @@ impl Io {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Whether bytes may be on their way that nobody will read: the rest of a request, or of what follows
-    /// one that hyper refused.
+    /// Whether bytes may be on their way that nobody will read: the rest of a request, or what follows one
+    /// that was refused here or by hyper.
     fn is_unfinished(&self) -> bool {
-        self.framing.place() != Place::Between || self.framing.heads() != self.handled.requests.load(Ordering::Relaxed)
+        self.framing.place() != Place::Between
+            || self.handled.closes.load(Ordering::Relaxed)
+            || self.framing.heads() != self.handled.requests.load(Ordering::Relaxed)
     }
 
     fn poll_linger(&mut self, mut left: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

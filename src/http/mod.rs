@@ -26,7 +26,7 @@ mod tests;
 
 use crate::crl::{Published, Shelf};
 use crate::metrics::{Cut, Document, Method as CountedMethod, Metrics};
-use crate::ocsp::{Cache, Reply, Responder};
+use crate::ocsp::{Caching, Reply, Responder};
 use crate::pki::hash::sha256;
 use crate::pki::{Clock, IssuerName, Time};
 use body::{Payload, Unread, Versions};
@@ -70,6 +70,7 @@ pub struct Files {
     max_age: Duration,
     complete: Versions,
     delta: Versions,
+    older: Versions,
 }
 
 impl Files {
@@ -78,7 +79,8 @@ impl Files {
     #[must_use]
     pub fn new(shelf: Option<Arc<Shelf>>, certificate: Bytes, max_age: Duration) -> Self {
         let certificate_tag = quoted_hex(&sha256(&certificate));
-        Self { shelf, certificate, certificate_tag, max_age, complete: Versions::default(), delta: Versions::default() }
+        let [complete, delta, older] = std::array::from_fn(|_| Versions::default());
+        Self { shelf, certificate, certificate_tag, max_age, complete, delta, older }
     }
 }
 
@@ -121,7 +123,11 @@ impl Site {
         let mut answer = caught.await.unwrap_or_else(|| {
             self.metrics.connections.panics.inc();
             if is_ocsp {
-                ocsp(None, Time::default(), Reply { body: Bytes::from_static(INTERNAL_ERROR), cache: Cache::NoStore })
+                ocsp(
+                    None,
+                    Time::default(),
+                    Reply { body: Bytes::from_static(INTERNAL_ERROR), caching: Caching::NoStore },
+                )
             } else {
                 refusal(StatusCode::INTERNAL_SERVER_ERROR, "This is a fault of the server, and it has been counted.\n")
             }
@@ -160,7 +166,7 @@ impl Site {
             (Route::Index, true) => plain(StatusCode::OK, self.index.clone()),
             (Route::Complete(issuer), true) => self.list(issuer, Document::Complete, &head.headers),
             (Route::Delta(issuer), true) => self.list(issuer, Document::Delta, &head.headers),
-            (Route::Numbered(issuer, number), true) => self.numbered(issuer, number, &head.headers),
+            (Route::Numbered(issuer, number), true) => self.numbered(issuer, number, &head.headers).await,
             (Route::Certificate(issuer), true) => self.certificate(issuer, &head.headers),
         }
     }
@@ -209,19 +215,18 @@ impl Site {
         self.published(request, &published, files.max_age, versions)
     }
 
-    fn numbered(&self, issuer: &str, number: u64, request: &HeaderMap) -> Answer {
-        let Some((_, shelf)) = self.shelf(issuer) else { return not_found() };
+    async fn numbered(&self, issuer: &str, number: u64, request: &HeaderMap) -> Answer {
+        let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
         self.metrics.documents.count(Document::Numbered);
-        let Some(published) = shelf.numbered(number) else { return not_found() };
-        // The shelf keeps each of these alive anyway, so that none of their readers need be cut.
-        self.published(request, &published, LONGEST_MAX_AGE, &Versions::default())
+        let Some(published) = shelf.numbered(number).await else { return not_found() };
+        self.published(request, &published, LONGEST_MAX_AGE, &files.older)
     }
 
     fn certificate(&self, issuer: &str, request: &HeaderMap) -> Answer {
         let Some(files) = self.issuers.get(issuer) else { return not_found() };
         self.metrics.documents.count(Document::Certificate);
         let validators = Validators { tag: &files.certificate_tag, modified: None, is_only_version: false };
-        let mut answer = validators.answer(Some(request), files.certificate.clone().into(), PKIX_CERT);
+        let mut answer = validators.answer(Some(request), || files.certificate.clone().into(), PKIX_CERT);
         set(&mut answer, header::CACHE_CONTROL, cache_control(LONGEST_MAX_AGE));
         answer
     }
@@ -238,7 +243,7 @@ impl Site {
         // whose number equals its thisUpdate is the first of that second, and the current one the last.
         let is_only_version = i64::try_from(list.number) == Ok(list.this_update.unix());
         let validators = Validators { tag: &list.etag, modified: Some(list.this_update), is_only_version };
-        let body = Payload::list(list.bytes.clone(), list.number, versions);
+        let body = || Payload::list(list.bytes.clone(), list.number, versions);
         let mut answer = validators.answer(Some(request), body, PKIX_CRL);
         set(&mut answer, header::EXPIRES, http_date(now + max_age));
         set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
@@ -258,13 +263,13 @@ struct Validators<'a> {
 impl Validators<'_> {
     /// The body, or 304 for a client that has it already; `request` is `None` for a `POST`, which has no
     /// conditions.
-    fn answer(&self, request: Option<&HeaderMap>, body: Payload, content_type: HeaderValue) -> Answer {
+    fn answer(&self, request: Option<&HeaderMap>, body: impl FnOnce() -> Payload, content_type: HeaderValue) -> Answer {
         let mut answer = if request.is_some_and(|headers| self.is_known(headers)) {
             let mut answer = Response::new(Bytes::new().into());
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             answer
         } else {
-            let mut answer = Response::new(body);
+            let mut answer = Response::new(body());
             set(&mut answer, header::CONTENT_TYPE, content_type);
             answer
         };
@@ -297,19 +302,19 @@ impl Validators<'_> {
 
 /// An OCSP answer; `request` is `None` where conditions do not count.
 fn ocsp(request: Option<&HeaderMap>, now: Time, reply: Reply) -> Answer {
-    let Cache::Public { this_update, produced_at, next_update, max_age, etag } = reply.cache else {
+    let Caching::Public { this_update, produced_at, next_update, max_age } = reply.caching else {
         let mut answer = Response::new(reply.body.into());
         set(&mut answer, header::CONTENT_TYPE, OCSP_RESPONSE);
         set(&mut answer, header::CACHE_CONTROL, NO_STORE);
         return answer;
     };
-    let tag = quoted_hex(&etag.0);
+    let tag = quoted_hex(&sha256(&reply.body));
     // HTTP-14 leaves the choice. producedAt tells re-signed answers apart; and an answer with another
     // status was made before this status was learned, at the latest in the second of thisUpdate, so that
     // it cannot bear this date if thisUpdate lies before it (promise 4).
     let is_only_version = this_update < produced_at;
     let validators = Validators { tag: &tag, modified: Some(produced_at), is_only_version };
-    let mut answer = validators.answer(request, reply.body.into(), OCSP_RESPONSE);
+    let mut answer = validators.answer(request, || reply.body.into(), OCSP_RESPONSE);
     let max_age = Duration::from_secs(max_age.into()).min(next_update.since(now));
     set(&mut answer, header::EXPIRES, http_date(next_update));
     set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));

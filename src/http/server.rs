@@ -373,8 +373,10 @@ fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, graceful: &Grac
             Ok::<_, Infallible>(answer)
         }
     });
-    // Time-outs are those of `Io`. `pipeline_flush` would make hyper drop its own 400 and 431.
-    let connection = http1::Builder::new().max_buf_size(head_octets).serve_connection(TokioIo::new(io), service);
+    // Time-outs are those of `Io`. `pipeline_flush` would make hyper drop its own 400 and 431. Without
+    // `half_close`, who sends a request and closes that side gets no answer that takes a moment to make.
+    let mut http = http1::Builder::new();
+    let connection = http.max_buf_size(head_octets).half_close(true).serve_connection(TokioIo::new(io), service);
     let (connection, metrics) = (graceful.watch(connection), shared.metrics.clone());
     tokio::spawn(async move {
         let _place = place;

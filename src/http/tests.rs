@@ -4,11 +4,15 @@
 use super::server::{BindError, Limits, Server, bind};
 use super::{Files, Site};
 use crate::crl::{Published, Shelf};
+use crate::der::{self, tag};
 use crate::health::Health;
+use crate::index::{Index, Record};
 use crate::metrics::{Cut, Document, Metrics};
-use crate::ocsp::Responder;
+use crate::ocsp::request::Limits as RequestLimits;
+use crate::ocsp::{Authority, NoncePolicy, NotIssued, Policy, Responder};
 use crate::pki::hash::sha256;
-use crate::pki::{ManualClock, Time};
+use crate::pki::{Certificate, HashAlgorithm, Issuer, ManualClock, Serial, Status, Time};
+use crate::sign::Signer;
 use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,7 +20,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -25,6 +29,7 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(150);
 const NOW: i64 = 1_795_000_100;
+const CERTIFICATE: &[u8] = b"certificate";
 const MALFORMED: &[u8] = b"\x30\x03\x0a\x01\x01";
 
 /// A server that runs, with an issuer `demo` and one, `bare`, without CRLs.
@@ -42,12 +47,13 @@ fn start(limits: Limits) -> Running {
     let issuers = BTreeMap::from([
         (
             "demo".parse().unwrap(),
-            Files::new(Some(Arc::clone(&shelf)), Bytes::from_static(b"certificate"), Duration::from_secs(30)),
+            Files::new(Some(Arc::clone(&shelf)), Bytes::from_static(CERTIFICATE), Duration::from_secs(30)),
         ),
         ("bare".parse().unwrap(), Files::new(None, Bytes::from_static(b"other"), Duration::from_secs(30))),
     ]);
     let clock = Arc::new(ManualClock::new(Time::from_unix(NOW)));
-    let site = Site::new(Arc::new(responder()), issuers, clock, metrics.clone());
+    let responder = responder(Arc::clone(&clock), metrics.clone());
+    let site = Site::new(Arc::new(responder), issuers, clock, metrics.clone());
     let (stop, stopped) = watch::channel(false);
     let listeners = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
     let site = Arc::new(ArcSwap::from_pointee(site));
@@ -55,9 +61,44 @@ fn start(limits: Limits) -> Running {
     Running { address: server.address(), stop, metrics, health, shelf, server }
 }
 
-fn responder() -> Responder {
-    Responder
+/// Answers for the issuer `demo`, under the CA's own key: serial 1 is good.
+fn responder(clock: Arc<ManualClock>, metrics: Metrics) -> Responder {
+    let now = Time::from_unix(NOW);
+    let certificate = Certificate::from_der(&CA.certificate).unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(CA.key.as_bytes()).unwrap();
+    let signer = Signer::from_file(file.path(), &certificate).unwrap();
+    let index = Arc::new(Index::new());
+    let (not_before, not_after) = (Time::default(), Time::MAX);
+    let record = Record { not_before, not_after, status: Status::Good, since: Time::default() };
+    index.apply(&[(Serial::from_content(&[1]).unwrap(), record)]);
+    index.vouch(now);
+    index.set_complete();
+    let policy = Policy {
+        lifetime: Duration::from_secs(3600),
+        max_age_good: Duration::from_secs(60),
+        max_age_uncertain: Duration::from_secs(60),
+        not_issued: NotIssued::Unauthorized,
+        nonce: NoncePolicy::Live,
+        max_staleness: Duration::from_secs(60),
+    };
+    let issuer = Arc::new(Issuer { name: "demo".parse().unwrap(), certificate });
+    let authority = Authority::new(1, issuer, index, Arc::new(signer), None, policy, now).unwrap();
+    Responder::new(vec![authority], 1 << 20, RequestLimits::default(), clock, metrics)
 }
+
+struct Ca {
+    certificate: Vec<u8>,
+    key: String,
+}
+
+static CA: LazyLock<Ca> = LazyLock::new(|| {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
+    Ca { certificate: parameters.self_signed(&key).unwrap().der().to_vec(), key: key.serialize_pem() }
+});
 
 fn publish(shelf: &Shelf, list: Published) {
     *shelf.0.lock().unwrap() = Some(Arc::new(list));
@@ -76,15 +117,20 @@ fn list(octets: usize, ahead: u64) -> Published {
     }
 }
 
-/// A well-formed request of one CertID that nobody here knows.
+/// A request for serial 1. The hash of a random CA's name and key need not contain a plus or slash in
+/// base64; the requestor's name does.
 fn request() -> Vec<u8> {
-    let mut der = vec![0x30, 0x42, 0x30, 0x40, 0x30, 0x3e, 0x30, 0x3c, 0x30, 0x3a];
-    der.extend(b"\x30\x09\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00\x04\x14");
-    der.extend([0xfb; 20]);
-    der.extend(b"\x04\x14");
-    der.extend([0xff; 20]);
-    der.extend(b"\x02\x01\x01");
-    der
+    let certificate = Certificate::from_der(&CA.certificate).unwrap();
+    let issuer = Issuer { name: "demo".parse().unwrap(), certificate };
+    let hashes = issuer.hashes(HashAlgorithm::Sha1);
+    let octets = |bytes: &[u8]| der::element(tag::OCTET_STRING, &[bytes]);
+    let algorithm = der::element(tag::SEQUENCE, &[HashAlgorithm::Sha1.oid(), &[tag::NULL, 0]]);
+    let (name, key) = (octets(&hashes.name), octets(&hashes.key));
+    let cert_id = der::element(tag::SEQUENCE, &[&algorithm, &name, &key, &[tag::INTEGER, 1, 1]]);
+    let list = der::element(tag::SEQUENCE, &[&der::element(tag::SEQUENCE, &[&cert_id])]);
+    let requestor = der::element(0x86, &[&[0, 0xfb, 0xef, 0xbe, 0xff, 0xff, 0xff]]);
+    let requestor = der::element(tag::explicit(1), &[&requestor]);
+    der::element(tag::SEQUENCE, &[&der::element(tag::SEQUENCE, &[&requestor, &list])])
 }
 
 struct Answer {
@@ -238,6 +284,19 @@ fn http_09_clients_of_1_0_are_closed_after_an_answer_unless_they_ask_otherwise()
 }
 
 #[test]
+fn who_closes_the_sending_side_is_answered_all_the_same() {
+    let running = start(Limits::default());
+    publish(&running.shelf, list(32 << 20, 0));
+    let mut client = Client::connect(running.address);
+    client.send(get("/crl/demo.crl")).send(post("/ocsp", &request()));
+    client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.answer().body.len(), 32 << 20);
+    assert_eq!(client.answer().status, 200);
+    client.is_closed();
+    wait_until(|| running.metrics.connections.open.get() == 0);
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let running = start(Limits::default());
     let mut client = Client::connect(running.address);
@@ -246,7 +305,7 @@ fn pipelined_requests_are_answered_in_order() {
     assert_ne!(client.answer().body, MALFORMED);
     assert_eq!(client.answer().status, 404);
     assert_eq!(client.answer().body, MALFORMED);
-    assert_eq!(client.answer().body, b"certificate");
+    assert_eq!(client.answer().body, CERTIFICATE);
 }
 
 #[test]
@@ -286,7 +345,7 @@ fn http_17_head_says_what_get_would() {
         }
     }
     // Nothing was sent after those heads.
-    assert_eq!(client.ask(get("/ca/demo.cer")).body, b"certificate");
+    assert_eq!(client.ask(get("/ca/demo.cer")).body, CERTIFICATE);
 }
 
 #[test]
@@ -324,9 +383,10 @@ fn http_12_answers_that_may_be_kept_say_for_how_long_and_304_knows_them_again() 
     assert!(!answer.header("expires").is_empty() && !answer.header("last-modified").is_empty());
     conditions(&mut client, &path, &answer, true);
     // A POST has no conditions.
-    let mut posted = b"POST /ocsp HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: 68\r\n\r\n".to_vec();
-    posted.extend(request());
-    assert_eq!(client.ask(posted).status, 200);
+    let body = request();
+    let head = format!("POST /ocsp HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: {}\r\n\r\n", body.len());
+    let posted = client.ask([head.as_bytes(), &body].concat());
+    assert_eq!((posted.status, posted.header("etag")), (200, &*tag));
 }
 
 /// Asks for `path` under conditions, as one who has `known`.
@@ -380,10 +440,7 @@ fn crl_92_lists_are_served_with_validators_and_short_lives() {
     assert_eq!(client.ask(get("/crl/demo-delta.crl")).status, 503);
     assert!(running.metrics.documents.get(Document::Complete) > 2);
     let certificate = client.ask(get("/ca/demo.cer"));
-    assert_eq!(
-        (certificate.header("content-type"), &*certificate.body),
-        ("application/pkix-cert", &b"certificate"[..])
-    );
+    assert_eq!((certificate.header("content-type"), &*certificate.body), ("application/pkix-cert", CERTIFICATE));
 }
 
 #[test]
@@ -456,7 +513,7 @@ fn sec_12_what_could_hide_a_second_request_is_refused_and_the_connection_closed(
         let mut client = Client::connect(running.address);
         let answer = client.send(head).send(hidden).head();
         assert_eq!(answer.status, 400, "{head:?}");
-        client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+        client.0.get_ref().shutdown(Shutdown::Write).expect(head);
         let rest = String::from_utf8(client.rest()).unwrap();
         assert!(!rest.contains("HTTP/1."), "{head:?} was answered twice: {rest}");
     }
@@ -475,24 +532,20 @@ fn sec_13_a_head_has_to_be_complete_in_time_however_it_trickles() {
     Client::connect(running.address).is_closed();
     Client::connect(running.address).send("GET / HTTP/1.1\r\nHos").is_closed();
     assert_eq!(cut(), 2);
-    // A second request on the same connection, an octet at a time.
+    // Trickling does not help, nor does having been in time before.
     let mut client = Client::connect(running.address);
     assert_eq!(client.ask(get("/")).status, 200);
-    let mut writer = client.0.get_ref().try_clone().unwrap();
-    thread::spawn(move || while writer.write_all(b"X").is_ok() {});
-    assert!(client.rest().is_empty() || cut() == 2, "an endless method is refused or cut");
-    let mut client = Client::connect(running.address);
     client.send("GET / HTTP/1.1\r\n");
     let mut writer = client.0.get_ref().try_clone().unwrap();
     thread::spawn(move || {
-        while writer.write_all(b"X: ").is_ok() {
+        while writer.write_all(b"X").is_ok() {
             thread::sleep(SHORT / 20);
         }
     });
     let began = Instant::now();
     client.is_closed();
     assert!(began.elapsed() >= SHORT / 2);
-    wait_until(|| cut() >= 3);
+    wait_until(|| cut() == 3);
 }
 
 #[test]
