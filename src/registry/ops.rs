@@ -6,6 +6,8 @@
 use super::{Audit, Entry, Medium, Registry, RegistryError, read_entry};
 use crate::pki::{Certificate, IssuerName, Reason, Serial, Status, Time};
 use ::der::{Decode, asn1::ObjectIdentifier};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 /// The poison extension of a precertificate (RFC 6962 3.1).
@@ -195,16 +197,11 @@ impl Registry {
         if is_final(&entry.status) {
             return Err(RegistryError::RevokedForGood(Box::new(entry)));
         }
-        sqlx::query(
+        let update = sqlx::query(
             "UPDATE certificates SET status = 'revoked', revoked_at = unixepoch(), reason = 6, \
              actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
-        )
-        .bind(audit.actor.as_str())
-        .bind(audit.received_at.unix())
-        .bind(issuer.as_str())
-        .bind(serial.as_bytes())
-        .execute(&mut *transaction)
-        .await?;
+        );
+        change(&mut transaction, update, (issuer, serial), audit).await?;
         self.finish(transaction, issuer, serial).await
     }
 
@@ -218,16 +215,11 @@ impl Registry {
         if !entry.status.is_hold() {
             return Err(RegistryError::NotOnHold(Box::new(entry)));
         }
-        sqlx::query(
+        let update = sqlx::query(
             "UPDATE certificates SET status = 'good', revoked_at = NULL, reason = NULL, invalidity_date = NULL, \
              actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
-        )
-        .bind(audit.actor.as_str())
-        .bind(audit.received_at.unix())
-        .bind(issuer.as_str())
-        .bind(serial.as_bytes())
-        .execute(&mut *transaction)
-        .await?;
+        );
+        change(&mut transaction, update, (issuer, serial), audit).await?;
         self.finish(transaction, issuer, serial).await
     }
 
@@ -250,19 +242,14 @@ impl Registry {
         if entry.status == Status::Good {
             return Err(RegistryError::NotRevoked(Box::new(entry)));
         }
-        sqlx::query(
+        let update = sqlx::query(
             "UPDATE certificates SET reason = coalesce(?, reason), revoked_at = coalesce(?, revoked_at), \
              invalidity_date = coalesce(?, invalidity_date), actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
         )
         .bind(correction.reason.map(Reason::code))
         .bind(correction.at.map(Time::unix))
-        .bind(correction.invalidity_date.map(Time::unix))
-        .bind(audit.actor.as_str())
-        .bind(audit.received_at.unix())
-        .bind(issuer.as_str())
-        .bind(serial.as_bytes())
-        .execute(&mut *transaction)
-        .await?;
+        .bind(correction.invalidity_date.map(Time::unix));
+        change(&mut transaction, update, (issuer, serial), audit).await?;
         self.finish(transaction, issuer, serial).await
     }
 
@@ -303,21 +290,27 @@ impl Registry {
             return Err(RegistryError::Hold);
         }
         // revoked_at is there already if the certificate is on hold (REV-11).
-        sqlx::query(
+        let update = sqlx::query(
             "UPDATE certificates SET status = 'revoked', revoked_at = coalesce(?, revoked_at, unixepoch()), reason = ?, \
              invalidity_date = coalesce(?, invalidity_date), actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
         )
         .bind(order.at.map(Time::unix))
         .bind(order.reason.code())
-        .bind(order.invalidity_date.map(Time::unix))
-        .bind(audit.actor.as_str())
-        .bind(audit.received_at.unix())
-        .bind(entry.issuer.as_str())
-        .bind(entry.serial.as_bytes())
-        .execute(connection)
-        .await?;
-        Ok(())
+        .bind(order.invalidity_date.map(Time::unix));
+        change(connection, update, (&entry.issuer, &entry.serial), audit).await
     }
+}
+
+/// Runs an UPDATE whose last four parameters are who wants it, when received, and of which certificate.
+async fn change(
+    connection: &mut SqliteConnection,
+    update: Query<'_, Sqlite, SqliteArguments>,
+    (issuer, serial): (&IssuerName, &Serial),
+    audit: &Audit,
+) -> Result<(), RegistryError> {
+    let update = update.bind(audit.actor.clone()).bind(audit.received_at.unix());
+    update.bind(issuer.to_string()).bind(serial.as_bytes().to_vec()).execute(connection).await?;
+    Ok(())
 }
 
 fn is_final(status: &Status) -> bool {
@@ -345,7 +338,7 @@ async fn add_one(
     if !fills {
         return Ok(Added::AlreadyThere);
     }
-    sqlx::query(
+    let update = sqlx::query(
         "UPDATE certificates SET sha256 = coalesce(sha256, ?), holder = coalesce(holder, ?), \
          medium = coalesce(medium, ?), renews = coalesce(renews, ?), shard = coalesce(shard, ?), \
          actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
@@ -354,13 +347,8 @@ async fn add_one(
     .bind(new.holder.as_deref())
     .bind(new.medium.map(Medium::name))
     .bind(new.renews.as_ref().map(Serial::as_bytes))
-    .bind(new.shard)
-    .bind(audit.actor.as_str())
-    .bind(audit.received_at.unix())
-    .bind(new.issuer.as_str())
-    .bind(new.serial.as_bytes())
-    .execute(connection)
-    .await?;
+    .bind(new.shard);
+    change(connection, update, (&new.issuer, &new.serial), audit).await?;
     Ok(Added::Completed)
 }
 
