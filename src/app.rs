@@ -231,8 +231,7 @@ fn build(settings: &config::Issuer, id: u32, config: &Config, common: &Common) -
     };
     let now = common.clock.now();
     let shared = Arc::new(issuer.clone());
-    let authority =
-        Authority::new(id, shared, Arc::clone(&index), Arc::new(signer), delegate.as_ref(), policy, now)?;
+    let authority = Authority::new(id, shared, Arc::clone(&index), Arc::new(signer), delegate.as_ref(), policy, now)?;
     let publisher = settings.crl.as_ref().map(|crl| publisher(crl, &issuer, &index, config, common)).transpose()?;
     Ok(Built { issuer, index, authority, publisher })
 }

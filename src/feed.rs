@@ -192,7 +192,12 @@ impl<S: Source> Feed<S> {
     }
 
     /// Turns rows into the records to apply, and makes durable what must never be forgotten.
-    async fn believe(&mut self, rows: Vec<Row>, as_of: Time, loading: bool) -> Vec<(IssuerName, Vec<(Serial, Record)>)> {
+    async fn believe(
+        &mut self,
+        rows: Vec<Row>,
+        as_of: Time,
+        loading: bool,
+    ) -> Vec<(IssuerName, Vec<(Serial, Record)>)> {
         let mut believed: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
         for row in rows {
             let Some((issuer, index)) = self.indexes.get_key_value(row.issuer.as_str()) else {
@@ -266,7 +271,10 @@ impl<S: Source> Feed<S> {
 
     fn stranger(&mut self, issuer: &str) {
         if !self.strangers.contains(issuer) {
-            tracing::warn!(issuer, "the database has certificates of an issuer that the config does not name: not answered for");
+            tracing::warn!(
+                issuer,
+                "the database has certificates of an issuer that the config does not name: not answered for"
+            );
             self.strangers.insert(issuer.to_owned());
         }
     }
@@ -294,7 +302,9 @@ fn judge(row: &Row, known: Option<&Record>, as_of: Time, loading: bool) -> Resul
             if let (Status::Revoked(was), Status::Good) = (known.status, status) {
                 let released = known.status.is_hold() && row.released_at.is_some_and(|released| released >= was.at);
                 if !released {
-                    return Err("the database says good of a certificate that was revoked, without a recorded release from hold; it stays revoked");
+                    return Err(
+                        "the database says good of a certificate that was revoked, without a recorded release from hold; it stays revoked",
+                    );
                 }
             }
             as_of

@@ -195,6 +195,15 @@ pub struct ListRow {
     pub entries: u64,
 }
 
+/// Which lists are meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Slot {
+    /// All.
+    Any,
+    /// Those of regular slots (CRL-51).
+    Regular,
+}
+
 /// The last change of a serial, as lists tell it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct JournalRow {
@@ -457,16 +466,19 @@ impl State {
         })
     }
 
-    /// thisUpdate of the last list of `scope` that was made for a regular slot.
+    /// The last complete list of `scope` that was committed, whether or not it is kept; with
+    /// [`Slot::Regular`] the last that was made for a regular slot.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn last_regular(&self, scope: &Scope) -> Result<Option<Time>, StateError> {
-        let query = sqlx::query_scalar(
-            "SELECT this_update FROM lists WHERE scope = ? AND delta = 0 AND regular = 1 ORDER BY number DESC LIMIT 1",
+    pub async fn last(&self, scope: &Scope, slot: Slot) -> Result<Option<ListRow>, StateError> {
+        let query = sqlx::query(
+            "SELECT number, base, this_update, next_update, regular, sha256, bytes, entries \
+             FROM lists WHERE scope = ? AND delta = 0 AND regular >= ? ORDER BY number DESC LIMIT 1",
         );
-        let seconds: Option<i64> = query.bind(&scope.0).fetch_optional(&self.0.pool).await.map_err(self.sql())?;
-        Ok(seconds.map(Time::from_unix))
+        let query = query.bind(&scope.0).bind(slot == Slot::Regular);
+        let row = query.fetch_optional(&self.0.pool).await.map_err(self.sql())?;
+        row.as_ref().map(|row| self.list(row)).transpose()
     }
 
     /// The journal of `scope`.
@@ -739,4 +751,215 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stdout)]
+    use super::*;
+    use std::time::Instant;
+
+    const NOW: i64 = 1_795_327_200;
+
+    fn serial(n: u64) -> Serial {
+        Serial::from_magnitude(&n.to_be_bytes()).unwrap()
+    }
+
+    fn seen(reason: Reason) -> Seen {
+        let at = Time::from_unix(NOW);
+        Seen {
+            not_before: Time::from_unix(NOW - 1_000),
+            not_after: Time::from_unix(NOW + 1_000),
+            revocation: Revocation { at, reason, invalidity_date: Some(Time::from_unix(NOW - 9)) },
+            learned: Time::from_unix(NOW + 1),
+        }
+    }
+
+    fn row(number: u64, base: Option<u64>) -> ListRow {
+        let mut sha256 = [0; 32];
+        sha256[..8].copy_from_slice(&number.to_be_bytes());
+        sha256[31] = base.is_some().into();
+        let this_update = Time::from_unix(NOW);
+        ListRow { number, base, this_update, next_update: Time::MAX, regular: true, sha256, bytes: 3, entries: 0 }
+    }
+
+    fn revision(number: u64, oldest: u64) -> Revision {
+        let change = JournalRow { serial: serial(number), number, released_at: None };
+        let delta = (oldest < number).then(|| row(number, Some(oldest)));
+        let lists = std::iter::once(row(number, None)).chain(delta).collect();
+        Revision { number, lists, changes: vec![change], oldest }
+    }
+
+    struct Store {
+        dir: tempfile::TempDir,
+        issuer: IssuerName,
+        scope: Scope,
+    }
+
+    impl Store {
+        fn new() -> Self {
+            let issuer: IssuerName = "demo".parse().unwrap();
+            Self { dir: tempfile::tempdir().unwrap(), scope: Scope::whole(&issuer), issuer }
+        }
+
+        async fn open(&self) -> State {
+            State::open(&self.dir.path().join("jarchy-state.db")).await.unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn promise_12_revocations_outlive_a_restart_and_go_only_by_release() {
+        let store = Store::new();
+        let state = store.open().await;
+        let hold = seen(Reason::CertificateHold);
+        state
+            .record(&store.issuer, &[(serial(1), Some(hold)), (serial(2), Some(seen(Reason::Superseded)))])
+            .await
+            .unwrap();
+        state.record(&store.issuer, &[(serial(1), None), (serial(3), Some(hold)), (serial(3), None)]).await.unwrap();
+        state.record(&"other".parse().unwrap(), &[(serial(9), Some(hold))]).await.unwrap();
+        state.close().await;
+
+        let state = store.open().await;
+        let all = state.revocations(&store.issuer).await.unwrap();
+        assert_eq!(all, [(serial(2), seen(Reason::Superseded))]);
+        assert_eq!(state.released(&store.issuer).await.unwrap(), BTreeSet::from([serial(1), serial(3)]));
+        // On hold again: the old release explains nothing any more.
+        state.record(&store.issuer, &[(serial(1), Some(hold))]).await.unwrap();
+        assert_eq!(state.released(&store.issuer).await.unwrap(), BTreeSet::from([serial(3)]));
+        assert_eq!(state.revocations(&store.issuer).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn positions_are_remembered_by_source() {
+        let store = Store::new();
+        let state = store.open().await;
+        assert_eq!(state.position("a").await.unwrap(), None);
+        state.set_position("a", b"17").await.unwrap();
+        state.set_position("a", b"18").await.unwrap();
+        assert_eq!(state.position("a").await.unwrap().as_deref(), Some(&b"18"[..]));
+        assert_eq!(state.position("b").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn promise_5_numbers_never_come_twice() {
+        let store = Store::new();
+        let state = store.open().await;
+        state.begin_scope(&store.scope, &[1; 32]).await.unwrap();
+        assert_eq!(state.reserve(&store.scope, 1_000).await.unwrap(), 1_000);
+        assert_eq!(state.reserve(&store.scope, 1_000).await.unwrap(), 1_001);
+        assert_eq!(state.reserve(&store.scope, 5).await.unwrap(), 1_002, "the clock went back");
+        state.close().await;
+        let state = store.open().await;
+        assert_eq!(state.reserve(&store.scope, 5).await.unwrap(), 1_003);
+    }
+
+    #[tokio::test]
+    async fn a_scope_belongs_to_one_ca() {
+        let store = Store::new();
+        let state = store.open().await;
+        state.begin_scope(&store.scope, &[1; 32]).await.unwrap();
+        state.begin_scope(&store.scope, &[1; 32]).await.unwrap();
+        let error = state.begin_scope(&store.scope, &[2; 32]).await.unwrap_err();
+        assert!(error.to_string().contains("another CA"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_commit_names_lists_and_lets_older_ones_go() {
+        let store = Store::new();
+        let state = store.open().await;
+        state.begin_scope(&store.scope, &[1; 32]).await.unwrap();
+        for (number, oldest) in [(10, 10), (11, 10), (12, 10)] {
+            state.reserve(&store.scope, number).await.unwrap();
+            state.commit(&store.scope, &revision(number, oldest)).await.unwrap();
+        }
+        let lists: Vec<_> = state.lists(&store.scope).await.unwrap().iter().map(|l| (l.number, l.base)).collect();
+        assert_eq!(lists, [(10, None), (11, None), (12, None), (12, Some(10))]);
+        state.reserve(&store.scope, 13).await.unwrap();
+        let gone = state.commit(&store.scope, &revision(13, 12)).await.unwrap();
+        assert_eq!(gone, [row(10, None).sha256, row(11, None).sha256, row(12, Some(10)).sha256]);
+        let journal: Vec<u64> = state.journal(&store.scope).await.unwrap().iter().map(|row| row.number).collect();
+        assert_eq!(journal, [13], "what the base tells needs no journal");
+        assert_eq!(state.last(&store.scope, Slot::Regular).await.unwrap(), Some(row(13, None)));
+    }
+
+    #[tokio::test]
+    async fn promise_5_whoever_was_overtaken_commits_nothing() {
+        let store = Store::new();
+        let (one, two) = (store.open().await, store.open().await);
+        one.begin_scope(&store.scope, &[1; 32]).await.unwrap();
+        let mine = one.reserve(&store.scope, 10).await.unwrap();
+        let theirs = two.reserve(&store.scope, 10).await.unwrap();
+        let late = one.commit(&store.scope, &revision(mine, mine)).await.unwrap_err();
+        assert!(matches!(late, StateError::Overtaken { .. }), "{late}");
+        assert!(two.lists(&store.scope).await.unwrap().is_empty());
+        two.commit(&store.scope, &revision(theirs, theirs)).await.unwrap();
+        let again = two.commit(&store.scope, &revision(theirs, theirs)).await.unwrap_err();
+        assert!(matches!(again, StateError::Overtaken { .. }), "{again}");
+    }
+
+    #[tokio::test]
+    async fn a_second_publisher_is_refused_and_told_by_whom() {
+        let store = Store::new();
+        let one = store.open().await;
+        one.claim().await.unwrap();
+        one.claim().await.unwrap();
+        let two = store.open().await;
+        let refused = two.claim().await.unwrap_err();
+        assert!(matches!(refused, StateError::Claimed { .. }), "{refused}");
+        assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+        two.record(&store.issuer, &[(serial(1), Some(seen(Reason::Superseded)))]).await.unwrap();
+        drop(one);
+        two.claim().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_start_removes_what_a_crash_left_and_nothing_else() {
+        let store = Store::new();
+        let state = store.open().await;
+        state.claim().await.unwrap();
+        state.begin_scope(&store.scope, &[1; 32]).await.unwrap();
+        state.reserve(&store.scope, 10).await.unwrap();
+        let (kept, orphan) = (row(10, None).sha256, [7; 32]);
+        state.store(&[(&kept, b"one"), (&orphan, b"two")]).unwrap();
+        state.commit(&store.scope, &revision(10, 10)).await.unwrap();
+        let directory = store.dir.path().join("jarchy-state-crl");
+        let foreign = [".tmp-half", "notes.txt"].map(|name| directory.join(name));
+        for path in &foreign {
+            fs::write(path, b"").unwrap();
+        }
+        state.close().await;
+        drop(state);
+
+        let state = store.open().await;
+        state.claim().await.unwrap();
+        let exists = [state.list_path(&kept), state.list_path(&orphan), foreign[0].clone(), foreign[1].clone()];
+        assert_eq!(exists.map(|path| path.exists()), [true, false, false, true]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(state.list_path(&kept)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o644);
+        }
+    }
+
+    #[tokio::test]
+    async fn many_revocations_are_recorded_in_one_go() {
+        let count = if std::env::var_os("JARCHY_LONG").is_some() { 1_000_000 } else { 20_123 };
+        let store = Store::new();
+        let state = store.open().await;
+        let batch: Vec<_> = (0..count)
+            .map(|n: u64| (serial(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)), Some(seen(Reason::Superseded))))
+            .collect();
+        let begun = Instant::now();
+        state.record(&store.issuer, &batch).await.unwrap();
+        let recorded = begun.elapsed();
+        let all = state.revocations(&store.issuer).await.unwrap();
+        println!("{count} revocations: recorded in {recorded:?}, read in {:?}", begun.elapsed() - recorded);
+        let mut serials: Vec<Serial> = all.iter().map(|(serial, _)| *serial).collect();
+        serials.sort_unstable();
+        serials.dedup();
+        assert_eq!(serials.len() as u64, count);
+        assert!(all.iter().all(|(_, stored)| *stored == seen(Reason::Superseded)));
+    }
 }

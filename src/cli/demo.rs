@@ -118,6 +118,7 @@ The demo is in {folder}: certificates with their keys, and the config. Try in a 
 What is the status of a certificate? Ask with a nonce, and without.
   {ask} -cert {good}
   {ask} -no_nonce -cert {revoked}
+  {jarchy} query {url}/ocsp --issuer {ca} {good}
 
 What do the lists say?
   curl -fsS -o {crl} {url}/crl/demo.crl

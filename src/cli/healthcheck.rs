@@ -22,7 +22,8 @@ impl Healthcheck {
     /// If it is not ready, or does not answer.
     pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let config = self.config.load()?;
-        let admin = config.server.admin.context("this service has no operator's listener to ask: set [server] admin")?;
+        let admin =
+            config.server.admin.context("this service has no operator's listener to ask: set [server] admin")?;
         let url: Uri = format!("http://{}", reachable(admin)).parse()?;
         let (status, body) = client::send(&url, Method::GET, "/health/ready", Vec::new()).await?;
         writeln!(out, "{}", String::from_utf8_lossy(&body).trim_end())?;

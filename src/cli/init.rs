@@ -56,29 +56,41 @@ pub struct Init {
     public_url: Option<String>,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// If a certificate or key would not serve, or something is there already.
-pub async fn run(init: &Init) -> anyhow::Result<()> {
-    let ca = check(init)?;
-    std::fs::create_dir_all(&init.dir).with_context(|| format!("cannot make the folder {}", init.dir.display()))?;
-    let (file, database) = (init.dir.join(config::FILE_NAME), init.dir.join(DATABASE));
-    for existing in [&file, &database] {
-        let there = existing.try_exists().with_context(|| format!("cannot look at {}", existing.display()))?;
-        ensure!(
-            !there,
-            "{} exists already; nothing was changed: choose another --dir, or move it away",
-            existing.display()
-        );
+impl Init {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// If a certificate or key would not serve, or something is there already.
+    pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let ca = check(&self)?;
+        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make the folder {}", self.dir.display()))?;
+        let (file, database) = (self.dir.join(config::FILE_NAME), self.dir.join(DATABASE));
+        for existing in [&file, &database] {
+            let there = existing.try_exists().with_context(|| format!("cannot look at {}", existing.display()))?;
+            ensure!(
+                !there,
+                "{} exists already; nothing was changed: choose another --dir, or move it away",
+                existing.display()
+            );
+        }
+
+        let text = template(&self)?.to_string();
+        // Tried before anything is left behind.
+        config::Config::from_text(&text, &file).context("these options do not make a config")?;
+        make_database(&database, &self.issuer, &ca).await?;
+        write_new(&file, text.as_bytes(), 0o644)?;
+        self.report(&file, &database, out)
     }
 
-    let text = template(init)?.to_string();
-    // Tried before anything is left behind.
-    config::Config::from_text(&text, &file).context("these options do not make a config")?;
-    make_database(&database, &init.issuer, &ca).await?;
-    write_new(&file, text.as_bytes(), 0o644)?;
-    report(&file, &database, init)
+    fn report(&self, file: &Path, database: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+        let shown = super::shell_word(file);
+        writeln!(out, "made {} and {}", file.display(), database.display())?;
+        if self.ca_key.is_none() {
+            writeln!(out, "without --ca-key there will be OCSP and no CRLs")?;
+        }
+        writeln!(out, "next:\n  jarchy add --config {shown} FOLDER-OF-CERTIFICATES\n  jarchy serve --config {shown}")?;
+        Ok(())
+    }
 }
 
 /// Makes the database whole, or not at all.
@@ -100,16 +112,6 @@ pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<
         file.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn report(file: &Path, database: &Path, init: &Init) -> anyhow::Result<()> {
-    let (shown, mut out) = (super::shell_word(file), std::io::stdout().lock());
-    writeln!(out, "jarchy: made {} and {}", file.display(), database.display())?;
-    if init.ca_key.is_none() {
-        writeln!(out, "Without --ca-key there will be OCSP and no CRLs.")?;
-    }
-    writeln!(out, "Next:\n  jarchy add --config {shown} FOLDER-OF-CERTIFICATES\n  jarchy serve --config {shown}")?;
-    Ok(())
 }
 
 /// Reads what will be needed as serving will.
@@ -207,7 +209,7 @@ mod tests {
     }
 
     async fn refusal(init: &Init) -> String {
-        let refused = format!("{:#}", run(init).await.unwrap_err());
+        let refused = format!("{:#}", init.clone().run(&mut Vec::new()).await.unwrap_err());
         assert!(!init.dir.join(config::FILE_NAME).exists(), "{refused}");
         refused
     }
@@ -218,7 +220,9 @@ mod tests {
         fs::create_dir(&init.dir).unwrap();
         fs::rename(dir.path().join("ocsp-p256.key"), init.dir.join("ocsp.key")).unwrap();
         init.ocsp_key = Some(init.dir.join("../jarchy/ocsp.key"));
-        run(&init).await.unwrap();
+        let mut said = Vec::new();
+        init.clone().run(&mut said).await.unwrap();
+        assert!(String::from_utf8(said).unwrap().contains("jarchy serve --config "));
 
         let file = init.dir.join(config::FILE_NAME);
         let text = fs::read_to_string(&file).unwrap();
@@ -235,7 +239,7 @@ mod tests {
         assert_eq!(issuers.first().map(|issuer| issuer.name.as_str()), Some("main"));
         registry.close().await;
 
-        let again = run(&init).await.unwrap_err().to_string();
+        let again = init.clone().run(&mut Vec::new()).await.unwrap_err().to_string();
         assert!(again.contains("exists already; nothing was changed"), "{again}");
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
     }

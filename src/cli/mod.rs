@@ -91,7 +91,7 @@ impl Cli {
         let out = &mut io::stdout() as &mut (dyn Write + Send);
         match self.command {
             Command::Demo(command) => command.run().await?,
-            Command::Init(command) => init::run(&command).await?,
+            Command::Init(command) => command.run(out).await?,
             Command::Serve(command) => command.run().await?,
             Command::Add(command) => {
                 let (command, registry) = command.open().await?;

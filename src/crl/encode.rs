@@ -479,3 +479,183 @@ impl Drop for Lent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stdout)]
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// 2026-11-22T06:00:00Z.
+    const MORNING: Time = Time::from_unix(1_795_327_200);
+
+    fn serial(n: u64) -> Serial {
+        Serial::from_magnitude(&n.to_be_bytes()).unwrap()
+    }
+
+    fn because(reason: Reason) -> Revocation {
+        Revocation { at: MORNING, reason, invalidity_date: None }
+    }
+
+    fn entry(serial: &Serial, revocation: Revocation) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_revoked(&mut out, serial, &revocation);
+        out
+    }
+
+    #[test]
+    fn crl_40_41_43_48_entries_are_these_bytes() {
+        let one = serial(0x0102);
+        assert_eq!(entry(&one, because(Reason::Unspecified)), b"\x30\x13\x02\x02\x01\x02\x17\x0d261122060000Z");
+        assert_eq!(
+            entry(&one, because(Reason::KeyCompromise)),
+            b"\x30\x21\x02\x02\x01\x02\x17\x0d261122060000Z\x30\x0c\x30\x0a\x06\x03\x55\x1d\x15\x04\x03\x0a\x01\x01"
+        );
+        let since = Revocation { invalidity_date: Some(MORNING), ..because(Reason::Unspecified) };
+        assert_eq!(
+            entry(&one, since),
+            b"\x30\x2f\x02\x02\x01\x02\x17\x0d261122060000Z\x30\x1a\x30\x18\x06\x03\x55\x1d\x18\x04\x11\x18\x0f20261122060000Z"
+        );
+        let mut removed = Vec::new();
+        put_removed(&mut removed, &one, MORNING);
+        assert!(removed.ends_with(b"\x0a\x01\x08"));
+    }
+
+    #[test]
+    fn crl_09_sizes_are_those_that_were_computed() {
+        let sixteen = Serial::from_content(&[0x4a; 16]).unwrap();
+        let twenty = Serial::from_content(&[0x4a; 20]).unwrap();
+        let dated = Revocation { invalidity_date: Some(MORNING), ..because(Reason::Superseded) };
+        let sizes = |serial| {
+            [because(Reason::Unspecified), because(Reason::Superseded), dated].map(|said| entry(serial, said).len())
+        };
+        assert_eq!(sizes(&sixteen), [35, 49, 75]);
+        assert_eq!(sizes(&twenty), [39, 53, 79]);
+        let late = Revocation { at: Time::from_unix(2_524_608_000), ..dated };
+        assert_eq!(entry(&twenty, late).len(), 81, "GeneralizedTime from 2050 on (CRL-05)");
+    }
+
+    #[test]
+    fn the_head_of_a_list_is_these_bytes() {
+        let head = Head {
+            algorithm: &[0x30, 0x0a, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
+            issuer: &[0x30, 0x00],
+            authority_key: &[0xaa, 0xbb],
+            this_update: MORNING,
+            next_update: Time::from_unix(2_524_608_000),
+            number: 0x80,
+            base: None,
+            freshest: Some("http://a/d"),
+        };
+        let mut buffer = b"what was here before".to_vec();
+        let tbs = lay(&mut buffer, &head, std::iter::empty());
+        let algorithm = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
+        let mut expected = b"\x30\x6e\x02\x01\x01".to_vec();
+        expected.extend_from_slice(algorithm);
+        // CRL-04: no revokedCertificates between the times and the extensions.
+        expected.extend_from_slice(b"\x30\x00\x17\x0d261122060000Z\x18\x0f20500101000000Z");
+        expected.extend_from_slice(b"\xa0\x3b\x30\x39");
+        expected.extend_from_slice(b"\x30\x0d\x06\x03\x55\x1d\x23\x04\x06\x30\x04\x80\x02\xaa\xbb");
+        expected.extend_from_slice(b"\x30\x0b\x06\x03\x55\x1d\x14\x04\x04\x02\x02\x00\x80");
+        expected.extend_from_slice(
+            b"\x30\x1b\x06\x03\x55\x1d\x2e\x04\x14\x30\x12\x30\x10\xa0\x0e\xa0\x0c\x86\x0ahttp://a/d",
+        );
+        assert_eq!(buffer[tbs], expected);
+
+        // CRL-24: critical, and no freshestCRL in a delta (CRL-28).
+        let delta = Head { base: Some(0x7f), ..head };
+        let tbs = lay(&mut buffer, &delta, std::iter::empty());
+        assert!(buffer[tbs].ends_with(b"\x30\x0d\x06\x03\x55\x1d\x1b\x01\x01\xff\x04\x03\x02\x01\x7f"));
+    }
+
+    #[test]
+    fn entries_say_what_a_map_says_through_any_edits() {
+        let seed = 20_261_122_u64;
+        println!("seed {seed}");
+        let mut state = seed;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut entries = Entries::default();
+        let mut model: BTreeMap<Serial, (Revocation, Time)> = BTreeMap::new();
+        for round in 0..120_u64 {
+            // Phases of growing and of shrinking, single edits and floods.
+            let (count, drops) = ([1, 7, 900, 3_000][random(4) as usize], if round % 40 < 20 { 5 } else { 2 });
+            let mut edits = BTreeMap::new();
+            for _ in 0..count {
+                let reason = Reason::ALL[random(9) as usize];
+                let edit = if random(drops) == 0 || round % 40 > 35 {
+                    Edit::Drop
+                } else {
+                    Edit::List { revocation: because(reason), prune_key: Time::from_unix(random(1_000) as i64) }
+                };
+                edits.insert(serial(random(20_000)), edit);
+            }
+            for (serial, edit) in &edits {
+                match edit {
+                    Edit::List { revocation, prune_key } => drop(model.insert(*serial, (*revocation, *prune_key))),
+                    Edit::Drop => drop(model.remove(serial)),
+                }
+            }
+            let before = entries.clone();
+            let (len, first) = (before.len(), before.runs().next().map(<[u8]>::to_vec));
+            entries.apply(&edits.into_iter().collect::<Vec<_>>());
+            assert_eq!(
+                (before.len(), before.runs().next().map(<[u8]>::to_vec)),
+                (len, first),
+                "a clone stays as it is"
+            );
+            if round % 17 == 16 {
+                let regular = Time::from_unix(random(400) as i64);
+                let pruned = entries.prune(regular);
+                let gone: Vec<Serial> =
+                    model.iter().filter(|(_, (_, key))| *key < regular).map(|(serial, _)| *serial).collect();
+                assert_eq!(pruned, gone);
+                model.retain(|_, (_, key)| *key >= regular);
+            }
+            let bytes: Vec<u8> = entries.runs().flatten().copied().collect();
+            let expected: Vec<u8> = model.iter().flat_map(|(serial, (said, _))| entry(serial, *said)).collect();
+            assert_eq!(bytes, expected, "round {round}");
+            assert_eq!((entries.len(), entries.is_empty()), (model.len(), model.is_empty()));
+            assert!(entries.chunks.iter().all(|chunk| chunk.len() <= CHUNK_MAX));
+            let small = entries.chunks.windows(2).filter(|pair| pair[0].len() + pair[1].len() < CHUNK_MIN);
+            assert_eq!(small.count(), 0, "neighbours that are small are joined");
+        }
+        for n in 0..20_000 {
+            let found = entries.get(&serial(n)).map(|listed| (listed.entry.to_vec(), listed.prune_key));
+            assert_eq!(found, model.get(&serial(n)).map(|(said, key)| (entry(&serial(n), *said), *key)));
+        }
+    }
+
+    #[test]
+    fn one_change_rewrites_one_chunk() {
+        let said = because(Reason::Superseded);
+        let serials: Vec<Serial> = (0..50_000).map(serial).collect();
+        let mut entries = Entries::from_sorted(serials.iter().map(|serial| (serial, &said, Time::MAX)));
+        let before = entries.clone();
+        entries.apply(&[(
+            serial(25_000),
+            Edit::List { revocation: because(Reason::KeyCompromise), prune_key: Time::MAX },
+        )]);
+        let pairs = before.chunks.iter().zip(&entries.chunks);
+        assert_eq!(pairs.filter(|(old, new)| !Arc::ptr_eq(old, new)).count(), 1);
+        assert_eq!(entries.len(), 50_000);
+    }
+
+    #[test]
+    fn a_buffer_comes_back_when_its_last_reader_is_done() {
+        let pool = Pool::default();
+        let mut buffer = pool.take();
+        buffer.resize(10_000, 7);
+        let place = buffer.as_ptr();
+        let served = pool.serve(buffer, 5..10_000);
+        assert_eq!((served.len(), served[0]), (9_995, 7));
+        let slow_reader = served.clone();
+        drop(served);
+        assert_eq!(pool.take().capacity(), 0, "somebody still reads it");
+        drop(slow_reader);
+        let again = pool.take();
+        assert_eq!(again.as_ptr(), place);
+    }
+}

@@ -23,7 +23,7 @@ use crate::index::{Change, Index, Record, View};
 use crate::metrics::{self, Metrics, Purpose};
 use crate::pki::{Clock, Issuer, Revocation, Serial, Status, Time, hash::sha256};
 use crate::sign::Signer;
-use crate::state::{ListRow, Revision, Scope, State, StateError};
+use crate::state::{ListRow, Revision, Scope, Slot, State, StateError};
 use bytes::Bytes;
 use encode::{Entries, Pool};
 use plan::{Pace, Situation, Step, Waiting};
@@ -218,7 +218,10 @@ impl Publisher {
         loop {
             match self.step().await {
                 Ok(wait) => {
-                    self.failure = None;
+                    // While a change waits that could not be told, the reason is of interest.
+                    if wait.is_none() || self.pending.is_empty() {
+                        self.failure = None;
+                    }
                     back_off = BACK_OFF;
                     self.report();
                     if let Some(wait) = wait {
@@ -273,19 +276,22 @@ impl Publisher {
         // Sampled before the changes are taken: a list then tells at least what its thisUpdate claims.
         let as_of = self.index.as_of().filter(|_| self.index.is_complete());
         self.collect();
-        let now = self.clock.now();
-        let waiting = (!self.pending.is_empty()).then(|| Waiting {
+        let moment = as_of.map(|as_of| as_of.min(self.clock.now()));
+        let revocations = self.pending.values().any(|change| change.record.status != Status::Good);
+        // A release that is newer than a list's date must wait for a later one.
+        let can_be_told = |change: &Change| moment.is_some_and(|moment| change.record.since <= moment);
+        let waiting = (revocations || self.pending.values().any(can_be_told)).then(|| Waiting {
             quiet: self.latest.elapsed(),
             longest: self.first.elapsed(),
-            revocations: self.pending.values().any(|change| change.record.status != Status::Good),
+            revocations,
         });
         Situation {
-            moment: as_of.map(|as_of| as_of.min(now)),
+            moment,
             stale: self.is_stale(),
-            last: self.ledger.last().map(|last| last.this_update),
+            last: self.ledger.last.as_ref().map(|last| last.this_update),
             last_regular: self.ledger.last_regular,
             waiting,
-            wants_delta: self.ledger.last().is_some() && self.ledger.delta.is_none(),
+            lacking: self.ledger.delta.is_none(),
         }
     }
 
@@ -313,7 +319,9 @@ impl Publisher {
         let ca = &self.terms.issuer.certificate;
         self.state.begin_scope(&self.scope, &sha256(&[ca.subject(), ca.spki()].concat())).await?;
         let rows = self.state.lists(&self.scope).await?;
-        let mut ledger = Ledger { last_regular: self.state.last_regular(&self.scope).await?, ..Ledger::default() };
+        let last = self.state.last(&self.scope, Slot::Any).await?;
+        let regular = self.state.last(&self.scope, Slot::Regular).await?;
+        let mut ledger = Ledger { last, last_regular: regular.map(|list| list.this_update), ..Ledger::default() };
         let (state, scope) = (self.state.clone(), self.scope.clone());
         let (window, complete, delta, lost) = blocking(move || open_lists(&state, &scope, rows)).await?;
         self.state.lose(&self.scope, &lost).await?;
@@ -331,7 +339,7 @@ impl Publisher {
         let delta_bytes = delta.as_ref().map(|(_, bytes)| bytes.clone());
         ledger.delta = delta.map(|(row, _)| row);
         self.ledger = Arc::new(ledger);
-        if self.ledger.last().is_some_and(|last| last.next_update > self.clock.now()) {
+        if self.ledger.last.as_ref().is_some_and(|last| last.next_update > self.clock.now()) {
             self.show(delta_bytes);
         }
         Ok(())
@@ -412,20 +420,18 @@ impl Publisher {
     }
 
     /// Commits and serves; returns the lists that are no longer needed.
-    async fn commit(
-        &mut self,
-        draft: Draft,
-        made: Made,
-        revision: Revision,
-    ) -> Result<Vec<[u8; 32]>, PublishError> {
+    async fn commit(&mut self, draft: Draft, made: Made, revision: Revision) -> Result<Vec<[u8; 32]>, PublishError> {
         // Whether a commit that failed was made all the same, only the store can say.
         self.resumed = false;
         let gone = self.state.commit(&self.scope, &revision).await?;
         self.resumed = true;
 
+        let known = self.kept.len();
         self.kept.extend(draft.unexplained.iter().chain(&made.restored));
+        if self.kept.len() > known {
+            self.alarm();
+        }
         self.kept.retain(|serial| !draft.told.contains_key(serial) && !draft.dropped.contains(serial));
-        self.alarm();
         self.pending = Arc::new(draft.deferred.clone());
         self.first = Instant::now();
         let delta = made.delta.as_ref().map(|delta| delta.bytes.clone());
@@ -470,7 +476,7 @@ impl Publisher {
             Some(format!("the database has been out of reach since {as_of}: no CRL is made"))
         };
         let backwards = || {
-            let last = self.ledger.last().filter(|last| last.this_update > now)?;
+            let last = self.ledger.last.as_ref().filter(|last| last.this_update > now)?;
             Some(format!("the clock says {now}, but the last CRL was made at {}: none is made", last.this_update))
         };
         let trouble = self.failure.clone().or_else(backwards).or_else(stale);
@@ -637,3 +643,6 @@ fn compare(
     let entries = Entries::from_sorted(listed.iter().map(|(serial, said, prune_key)| (serial, said, *prune_key)));
     Ok(Found { entries, pending, kept })
 }
+
+#[cfg(test)]
+mod tests;

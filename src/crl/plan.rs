@@ -64,8 +64,8 @@ pub struct Situation {
     pub last_regular: Option<Time>,
     /// What no list carries yet.
     pub waiting: Option<Waiting>,
-    /// The last revision has no delta although one could be made now.
-    pub wants_delta: bool,
+    /// A list is missing: the complete one, or the delta that can be made once there is an older one.
+    pub lacking: bool,
 }
 
 /// What to do.
@@ -90,7 +90,7 @@ pub fn next(pace: &Pace, now: &Situation) -> Step {
     // A slot that passed while nothing ran is made up for.
     let regular = now.last_regular.is_none_or(|last| last < slot);
     let due = |waiting: Waiting| waiting.quiet >= pace.debounce || waiting.longest >= pace.max_delay;
-    if !regular && !now.wants_delta && !now.waiting.is_some_and(due) {
+    if !regular && !now.lacking && !now.waiting.is_some_and(due) {
         let until_due = now.waiting.map_or(LONGEST, |waiting| {
             pace.debounce.saturating_sub(waiting.quiet).min(pace.max_delay.saturating_sub(waiting.longest))
         });
@@ -165,7 +165,7 @@ mod tests {
             last: Some(at(0)),
             last_regular: Some(at(0)),
             waiting: None,
-            wants_delta: false,
+            lacking: false,
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_missing_delta_is_made_as_soon_as_time_advances() {
-        let wanting = |seconds| Situation { wants_delta: true, ..calm(seconds) };
+        let wanting = |seconds| Situation { lacking: true, ..calm(seconds) };
         assert_eq!(next(&PACE, &wanting(0)), Step::Wait(TICK));
         assert_eq!(next(&PACE, &wanting(1)), Step::Build { regular: false });
     }

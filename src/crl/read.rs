@@ -323,3 +323,145 @@ fn entry(mut fields: Reader<'_>, in_delta: bool) -> Result<(Serial, Word), ReadE
     };
     Ok((serial, Word::Revoked(Revocation { at, reason, invalidity_date })))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing)]
+    use super::*;
+    use crate::crl::encode::{Head, lay, put_removed, put_revoked, seal};
+
+    const ALGORITHM: &[u8] = &[0x30, 0x0a, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+
+    fn head(base: Option<u64>) -> Head<'static> {
+        Head {
+            algorithm: ALGORITHM,
+            issuer: &[0x30, 0x00],
+            authority_key: &[1, 2, 3],
+            this_update: Time::from_unix(1_795_327_200),
+            next_update: Time::from_unix(2_600_000_000),
+            number: 1_795_327_201,
+            base,
+            freshest: Some("http://crl.example/crl/demo-delta.crl"),
+        }
+    }
+
+    fn list(head: &Head<'_>, entries: &[u8]) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        lay(&mut buffer, head, std::iter::once(entries));
+        let whole = seal(&mut buffer, head, &[9; 70]);
+        buffer[whole].to_vec()
+    }
+
+    fn serial(n: u8) -> Serial {
+        Serial::from_content(&[n]).unwrap()
+    }
+
+    fn revocation(code: u8) -> Revocation {
+        let reason = Reason::from_code(code).unwrap();
+        Revocation { at: Time::from_unix(1_700_000_000), reason, invalidity_date: Some(Time::from_unix(-5)) }
+    }
+
+    /// `bytes` with the one place that reads `old` made to read `new`, of the same length.
+    fn patched(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+        let mut out = bytes.to_vec();
+        let places: Vec<usize> = (0..out.len()).filter(|at| out[*at..].starts_with(old)).collect();
+        assert_eq!((places.len(), old.len()), (1, new.len()), "{old:02x?}");
+        out[places[0]..places[0] + new.len()].copy_from_slice(new);
+        out
+    }
+
+    fn entries(bytes: &[u8]) -> Result<Vec<(Serial, Word)>, ReadError> {
+        List::read(bytes)?.entries().map(|entry| entry.map(|entry| (entry.serial, entry.word))).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let mut body = Vec::new();
+        put_revoked(&mut body, &serial(1), &revocation(0));
+        put_revoked(&mut body, &serial(2), &Revocation { invalidity_date: None, ..revocation(6) });
+        let words = vec![
+            (serial(1), Word::Revoked(revocation(0))),
+            (serial(2), Word::Revoked(Revocation { invalidity_date: None, ..revocation(6) })),
+        ];
+        for base in [None, Some(7)] {
+            let bytes = list(&head(base), &body);
+            let read = List::read(&bytes).unwrap();
+            assert_eq!((read.number, read.base), (1_795_327_201, base));
+            assert_eq!((read.this_update, read.next_update), (head(None).this_update, head(None).next_update));
+            assert_eq!((read.issuer, read.algorithm, read.authority_key), (&[0x30, 0][..], ALGORITHM, &[1, 2, 3][..]));
+            assert_eq!(read.signature, [9; 70]);
+            assert_eq!(read.freshest, head(None).freshest.filter(|_| base.is_none()));
+            assert_eq!(entries(&bytes).unwrap(), words);
+        }
+        assert_eq!(entries(&list(&head(None), &[])).unwrap(), []);
+    }
+
+    #[test]
+    fn crl_66_removals_stand_in_deltas_only() {
+        let mut body = Vec::new();
+        put_removed(&mut body, &serial(3), Time::from_unix(1_700_000_000));
+        let removed = vec![(serial(3), Word::Removed(Time::from_unix(1_700_000_000)))];
+        assert_eq!(entries(&list(&head(Some(7)), &body)), Ok(removed));
+        assert_eq!(entries(&list(&head(None), &body)), Err(ReadError::Reason(serial(3), 8)));
+    }
+
+    #[test]
+    fn crl_41_reasons_that_must_not_stand_are_refused() {
+        for code in [0, 7, 11] {
+            let mut body = Vec::new();
+            put_revoked(&mut body, &serial(3), &revocation(1));
+            let body = patched(&body, &[0x0a, 1, 1], &[0x0a, 1, code]);
+            assert_eq!(entries(&list(&head(None), &body)), Err(ReadError::Reason(serial(3), code)));
+        }
+    }
+
+    #[test]
+    fn lists_that_break_the_profile_are_refused() {
+        let good = list(&head(None), &[]);
+        let delta = list(&head(Some(7)), &[]);
+        let value = ReadError::Der(der::Error::Value);
+        let cases: [(&[u8], &[u8], &[u8], ReadError); 7] = [
+            (&good, &[2, 1, 1, 0x30], &[2, 1, 0, 0x30], ReadError::Version),
+            (&good, &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2a], &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2b], ReadError::Algorithm),
+            // CRL-05: 2052 as UTCTime cannot be said, and 2026 as GeneralizedTime must not be.
+            (&good, b"\x18\x0f2052", b"\x18\x0f2026", value.clone()),
+            (&good, &[0x55, 0x1d, 0x14], &[0x55, 0x1d, 0x77], ReadError::Missing("cRLNumber")),
+            (&good, &[0x55, 0x1d, 0x23], &[0x55, 0x1d, 0x77], ReadError::Missing("authorityKeyIdentifier")),
+            // CRL-88: what a partitioned list says of itself is not understood here.
+            (&delta, &[0x55, 0x1d, 0x1b], &[0x55, 0x1d, 0x1c], ReadError::Critical(vec![6, 3, 0x55, 0x1d, 0x1c])),
+            (&good, &[2, 4, 0x6b], &[2, 4, 0xeb], ReadError::Number),
+        ];
+        for (bytes, old, new, error) in cases {
+            assert_eq!(List::read(&patched(bytes, old, new)).unwrap_err(), error, "{old:02x?}");
+        }
+        assert_eq!(List::read(&[&good[..], &[0]].concat()).unwrap_err(), ReadError::Der(der::Error::Trailing));
+        for len in 0..good.len() {
+            assert!(List::read(&good[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn crl_04_48_empty_sequences_are_refused() {
+        let with = |revoked: &[u8]| {
+            let head = head(None);
+            let mut buffer = Vec::new();
+            let tbs = lay(&mut buffer, &head, std::iter::empty());
+            let tbs = buffer[tbs].to_vec();
+            let mut fields = der::outer(&tbs, tag::SEQUENCE).unwrap();
+            let content = fields.rest();
+            for _ in 0..5 {
+                fields.any().unwrap();
+            }
+            let split = content.len() - fields.rest().len();
+            let (front, back) = content.split_at(split);
+            let tbs = der::element(tag::SEQUENCE, &[front, revoked, back]);
+            der::element(tag::SEQUENCE, &[&tbs, ALGORITHM, &[3, 2, 0, 9]])
+        };
+        assert_eq!(List::read(&with(&[0x30, 0])).unwrap_err(), ReadError::Der(der::Error::Value));
+        let bare = b"\x30\x12\x02\x01\x05\x17\x0d261122060000Z";
+        assert!(entries(&with(&der::element(tag::SEQUENCE, &[bare]))).is_ok());
+        let empty = b"\x30\x14\x02\x01\x05\x17\x0d261122060000Z\x30\x00";
+        let bytes = with(&der::element(tag::SEQUENCE, &[empty]));
+        assert_eq!(entries(&bytes).unwrap_err(), ReadError::Der(der::Error::Value));
+    }
+}

@@ -86,6 +86,8 @@ pub(super) struct Terms {
 pub(super) struct Ledger {
     /// The complete lists that are kept, in order; the last one is the current one.
     pub(super) window: Vec<ListRow>,
+    /// The last complete list that was committed, also if its file has been lost since.
+    pub(super) last: Option<ListRow>,
     /// The delta of the last revision.
     pub(super) delta: Option<ListRow>,
     /// nextUpdate of the last delta that there was.
@@ -101,10 +103,6 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn last(&self) -> Option<&ListRow> {
-        self.window.last()
-    }
-
     /// Whether an entry with this prune key has been carried as long as it must (promise 7).
     pub(super) fn is_over(&self, prune_key: Time) -> bool {
         self.last_regular.is_some_and(|regular| prune_key < regular)
@@ -114,6 +112,7 @@ impl Ledger {
     pub(super) fn advance(&mut self, draft: Draft, made: &Made, rows: &[ListRow], oldest: u64) {
         self.window.retain(|list| list.number >= oldest);
         self.window.extend(rows.iter().filter(|row| row.base.is_none()).cloned());
+        self.last = self.window.last().cloned();
         self.delta = rows.iter().find(|row| row.base.is_some()).cloned();
         self.delta_next_update = self.delta.as_ref().map_or(self.delta_next_update, |delta| Some(delta.next_update));
         if draft.regular {
@@ -158,7 +157,7 @@ impl Draft {
         regular: bool,
     ) -> Result<Self, BuildError> {
         let (config, ends) = (&terms.config, terms.issuer.certificate.not_after());
-        let before = ledger.last().map(|list| list.next_update);
+        let before = ledger.last.as_ref().map(|list| list.next_update);
         let next_update = plan::next_update(this_update, config.lifetime, before, ends);
         let delta_next_update = plan::next_update(this_update, config.delta_lifetime, ledger.delta_next_update, ends);
         if next_update <= this_update {
@@ -508,7 +507,8 @@ fn check_head(list: &List<'_>, head: &Head<'_>, ledger: &Ledger) -> Result<(), B
         && (list.this_update, list.next_update) == (head.this_update, head.next_update)
         && (list.number, list.base) == (head.number, head.base)
         && list.freshest == head.freshest.filter(|_| head.base.is_none());
-    let advances = ledger.last().is_none_or(|last| last.number < list.number && last.this_update < list.this_update);
+    let advances =
+        ledger.last.as_ref().is_none_or(|last| last.number < list.number && last.this_update < list.this_update);
     let base_is_older = list.base.is_none_or(|base| base < list.number);
     if as_asked && advances && base_is_older { Ok(()) } else { Err(BuildError::Head) }
 }

@@ -161,6 +161,12 @@ impl Shelf {
     pub(super) fn put(&self, stock: Stock) {
         self.stock.store(Arc::new(stock));
     }
+
+    /// Puts one list on it, for the tests of whoever serves it.
+    #[cfg(test)]
+    pub(crate) fn put_complete(&self, complete: Published) {
+        self.put(Stock { complete: Some(Arc::new(complete)), ..Stock::default() });
+    }
 }
 
 struct Shared(Arc<Vec<u8>>);

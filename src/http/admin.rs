@@ -4,6 +4,7 @@
 //! `/health/ready` (200 or 503, JSON), `/metrics` (OpenMetrics text). Nothing here changes anything.
 //! It runs on the general runtime, so that a flood on the public listener does not hide how we are.
 
+use super::server::told;
 use crate::health::{Health, Report};
 use crate::metrics::{self, Metrics};
 use crate::pki::{Clock, SystemClock, Time};
@@ -60,7 +61,7 @@ impl Admin {
         let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS)));
         loop {
             tokio::select! {
-                () = async { _ = stop.wait_for(|stop| *stop).await; } => break,
+                () = told(&mut stop) => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => self.open(stream, &places, &graceful),
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,

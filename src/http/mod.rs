@@ -25,7 +25,8 @@ pub mod server;
 mod tests;
 
 use crate::crl::{Published, Shelf};
-use crate::metrics::{Cut, Document, Method as CountedMethod, Metrics};
+use crate::metrics::{Cut, Document, Method as CountedMethod, Metrics, Outcome};
+use crate::ocsp::response::Failure;
 use crate::ocsp::{Caching, Reply, Responder};
 use crate::pki::hash::sha256;
 use crate::pki::{Clock, IssuerName, Time};
@@ -49,8 +50,6 @@ use std::time::Duration;
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(3600);
 /// When a client should ask again for a list that is not built yet.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
-/// OCSPResponse with internalError and nothing else.
-const INTERNAL_ERROR: &[u8] = &[0x30, 0x03, 0x0a, 0x01, 0x02];
 
 const OCSP_RESPONSE: HeaderValue = HeaderValue::from_static("application/ocsp-response");
 const PKIX_CRL: HeaderValue = HeaderValue::from_static("application/pkix-crl");
@@ -123,11 +122,7 @@ impl Site {
         let mut answer = caught.await.unwrap_or_else(|| {
             self.metrics.connections.panics.inc();
             if is_ocsp {
-                ocsp(
-                    None,
-                    Time::default(),
-                    Reply { body: Bytes::from_static(INTERNAL_ERROR), caching: Caching::NoStore },
-                )
+                ocsp(None, Time::default(), failure(Failure::InternalError))
             } else {
                 refusal(StatusCode::INTERNAL_SERVER_ERROR, "This is a fault of the server, and it has been counted.\n")
             }
@@ -156,7 +151,7 @@ impl Site {
         assert!(head.uri.query() != Some("panic"), "a test asked for it");
         let route = path::route(head.uri.path(), |name| self.issuers.contains_key(name));
         match (route, is_read) {
-            (Route::Ocsp(issuer, tail), true) => self.get_ocsp(issuer, tail, &head).await,
+            (Route::Ocsp(issuer, tail), true) => self.get_ocsp(issuer, tail, &head, limits).await,
             (Route::Ocsp(issuer, rest), false) if head.method == Method::POST => {
                 self.post_ocsp(issuer, rest, body, limits).await
             }
@@ -171,13 +166,13 @@ impl Site {
         }
     }
 
-    async fn get_ocsp(&self, issuer: Option<&str>, tail: &[u8], head: &Parts) -> Answer {
+    async fn get_ocsp(&self, issuer: Option<&str>, tail: &[u8], head: &Parts, limits: &Limits) -> Answer {
         let method = if head.method == Method::HEAD { CountedMethod::Head } else { CountedMethod::Get };
         self.metrics.methods.count(method);
         // A query makes another address of the same request, for as many cache entries as somebody likes
         // (SEC-10). What does not decode is an empty request: malformed, and counted as such.
         let decoded = if head.uri.query().is_none() { path::decode_tail(tail) } else { None };
-        let reply = self.responder.answer(issuer, &decoded.unwrap_or_default()).await;
+        let reply = self.reply(issuer, &decoded.unwrap_or_default(), limits).await;
         ocsp(Some(&head.headers), self.clock.now(), reply)
     }
 
@@ -189,7 +184,7 @@ impl Site {
         self.metrics.methods.count(CountedMethod::Post);
         match tokio::time::timeout(limits.body_time, body::read(body, limits.body_octets)).await {
             Ok(Ok(body)) => {
-                let reply = self.responder.answer(issuer, &body).await;
+                let reply = self.reply(issuer, &body, limits).await;
                 ocsp(None, self.clock.now(), reply)
             }
             Ok(Err(Unread::TooLarge)) => {
@@ -201,6 +196,15 @@ impl Site {
                 closing(refusal(StatusCode::REQUEST_TIMEOUT, "This request's body did not come in time.\n"))
             }
         }
+    }
+
+    /// A key that does not answer, in some HSM, must not keep every connection that asks for it (HTTP-20).
+    async fn reply(&self, issuer: Option<&str>, request: &[u8], limits: &Limits) -> Reply {
+        let answer = self.responder.answer(issuer, request);
+        tokio::time::timeout(limits.answer_time, answer).await.unwrap_or_else(|_| {
+            self.metrics.outcomes.count(Outcome::TryLater);
+            failure(Failure::TryLater)
+        })
     }
 
     /// A current list.
@@ -319,6 +323,10 @@ fn ocsp(request: Option<&HeaderMap>, now: Time, reply: Reply) -> Answer {
     set(&mut answer, header::EXPIRES, http_date(next_update));
     set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
     answer
+}
+
+const fn failure(failure: Failure) -> Reply {
+    Reply { body: Bytes::from_static(failure.der()), caching: Caching::NoStore }
 }
 
 fn plain(status: StatusCode, text: Bytes) -> Answer {

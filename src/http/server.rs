@@ -52,6 +52,8 @@ pub struct Limits {
     pub idle_time: Duration,
     /// Until a request's body is complete. 10 s.
     pub body_time: Duration,
+    /// Until an OCSP answer is made; then it is tryLater. 10 s (HTTP-20).
+    pub answer_time: Duration,
     /// The waiting time in which a client has to take `drain_octets` of an answer. 15 s.
     pub drain_time: Duration,
     /// What it has to take in that time. 16 KiB, so that it reads at least 1 KiB/s.
@@ -74,6 +76,7 @@ impl Default for Limits {
             header_time: Duration::from_secs(5),
             idle_time: Duration::from_secs(15),
             body_time: Duration::from_secs(10),
+            answer_time: Duration::from_secs(10),
             drain_time: Duration::from_secs(15),
             drain_octets: 16 * 1024,
             head_octets: 16 * 1024,
@@ -314,14 +317,18 @@ impl Drop for Alarm {
     }
 }
 
+/// Waits until `stop` is true. That its sender is gone also means that nobody wants us any more.
+pub(super) async fn told(stop: &mut watch::Receiver<bool>) {
+    _ = stop.wait_for(|stop| *stop).await;
+}
+
 /// Accepts until told to stop, then waits for the connections; returns how many were left at the deadline.
 async fn work(listener: tokio::net::TcpListener, shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> usize {
     let graceful = GracefulShutdown::new();
     let mut is_failing = false;
     loop {
         tokio::select! {
-            // That the sender is gone also means that nobody wants us any more.
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = told(&mut stop) => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => {
                     if std::mem::take(&mut is_failing) {

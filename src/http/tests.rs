@@ -31,6 +31,7 @@ const SHORT: Duration = Duration::from_millis(150);
 const NOW: i64 = 1_795_000_100;
 const CERTIFICATE: &[u8] = b"certificate";
 const MALFORMED: &[u8] = b"\x30\x03\x0a\x01\x01";
+const INTERNAL_ERROR: &[u8] = b"\x30\x03\x0a\x01\x02";
 
 /// A server that runs, with an issuer `demo` and one, `bare`, without CRLs.
 struct Running {
@@ -99,10 +100,6 @@ static CA: LazyLock<Ca> = LazyLock::new(|| {
     parameters.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
     Ca { certificate: parameters.self_signed(&key).unwrap().der().to_vec(), key: key.serialize_pem() }
 });
-
-fn publish(shelf: &Shelf, list: Published) {
-    *shelf.0.lock().unwrap() = Some(Arc::new(list));
-}
 
 /// A list of `octets` octets whose number is `ahead` of its thisUpdate.
 fn list(octets: usize, ahead: u64) -> Published {
@@ -286,7 +283,7 @@ fn http_09_clients_of_1_0_are_closed_after_an_answer_unless_they_ask_otherwise()
 #[test]
 fn who_closes_the_sending_side_is_answered_all_the_same() {
     let running = start(Limits::default());
-    publish(&running.shelf, list(32 << 20, 0));
+    running.shelf.put_complete(list(32 << 20, 0));
     let mut client = Client::connect(running.address);
     client.send(get("/crl/demo.crl")).send(post("/ocsp", &request()));
     client.0.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -333,7 +330,7 @@ fn http_10_a_chunked_or_announced_body_is_taken_whatever_its_type() {
 #[test]
 fn http_17_head_says_what_get_would() {
     let running = start(Limits::default());
-    publish(&running.shelf, list(1000, 0));
+    running.shelf.put_complete(list(1000, 0));
     let mut client = Client::connect(running.address);
     let path = format!("/ocsp/{}", STANDARD.encode(request()));
     for path in [path.as_str(), "/crl/demo.crl", "/ca/demo.cer", "/", "/nothing"] {
@@ -422,7 +419,7 @@ fn crl_92_lists_are_served_with_validators_and_short_lives() {
     let mut client = Client::connect(running.address);
     let early = client.ask(get("/crl/demo.crl"));
     assert_eq!((early.status, early.header("retry-after"), early.header("cache-control")), (503, "5", "no-store"));
-    publish(&running.shelf, list(300_000, 0));
+    running.shelf.put_complete(list(300_000, 0));
     let answer = client.ask(get("/crl/demo.crl"));
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/pkix-crl"));
     assert_eq!((answer.header("content-length"), answer.body.len()), ("300000", 300_000));
@@ -432,7 +429,7 @@ fn crl_92_lists_are_served_with_validators_and_short_lives() {
     assert_eq!((answer.header("last-modified"), answer.header("expires")), (&*date(NOW - 40), &*date(NOW + 20)));
     conditions(&mut client, "/crl/demo.crl", &answer, true);
     // By its number it is the second of its second.
-    publish(&running.shelf, list(1000, 1));
+    running.shelf.put_complete(list(1000, 1));
     let answer = client.ask(get("/crl/demo.crl"));
     conditions(&mut client, "/crl/demo.crl", &answer, false);
     let numbered = format!("/crl/demo/{}.crl", NOW - 39);
@@ -572,7 +569,7 @@ fn sec_13_an_idle_connection_is_closed() {
 #[test]
 fn sec_13_a_reader_who_takes_nothing_is_cut_and_one_who_is_merely_slow_is_not() {
     let running = start(Limits { drain_time: SHORT, idle_time: SHORT, ..Limits::default() });
-    publish(&running.shelf, list(32 << 20, 0));
+    running.shelf.put_complete(list(32 << 20, 0));
     let mut stalled = Client::connect(running.address);
     stalled.send(get("/crl/demo.crl"));
     wait_until(|| running.metrics.connections.cut.get(Cut::Write) == 1);
@@ -597,7 +594,7 @@ fn readers_of_the_oldest_of_four_versions_are_cut() {
     let running = start(Limits::default());
     let mut readers: Vec<Client> = (0..4)
         .map(|ahead| {
-            publish(&running.shelf, list(32 << 20, ahead));
+            running.shelf.put_complete(list(32 << 20, ahead));
             let mut reader = Client::connect(running.address);
             reader.send(get("/crl/demo.crl"));
             // The head is here: this version is being read.
@@ -648,7 +645,7 @@ fn promise_10_a_panic_costs_one_answer() {
     let running = start(Limits::default());
     let mut client = Client::connect(running.address);
     let answer = client.ask(get("/ocsp/MA?panic"));
-    assert_eq!((answer.status, answer.body.as_slice()), (200, super::INTERNAL_ERROR));
+    assert_eq!((answer.status, answer.body.as_slice()), (200, INTERNAL_ERROR));
     assert_eq!(client.ask(get("/?panic")).status, 500);
     assert_eq!(client.ask(get("/")).status, 200);
     assert_eq!(running.metrics.connections.panics.get(), 2);
@@ -658,7 +655,7 @@ fn promise_10_a_panic_costs_one_answer() {
 #[test]
 fn stopping_closes_idle_connections_and_finishes_answers() {
     let running = start(Limits::default());
-    publish(&running.shelf, list(32 << 20, 0));
+    running.shelf.put_complete(list(32 << 20, 0));
     let mut idle = Client::connect(running.address);
     assert_eq!(idle.ask(get("/")).status, 200);
     let mut reading = Client::connect(running.address);
@@ -673,7 +670,7 @@ fn stopping_closes_idle_connections_and_finishes_answers() {
 #[test]
 fn stopping_ends_at_the_deadline_whoever_is_still_there() {
     let running = start(Limits { stop_time: SHORT, ..Limits::default() });
-    publish(&running.shelf, list(32 << 20, 0));
+    running.shelf.put_complete(list(32 << 20, 0));
     let mut stalled = Client::connect(running.address);
     stalled.send(get("/crl/demo.crl")).head();
     running.stop.send(true).unwrap();

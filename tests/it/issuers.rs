@@ -1,0 +1,104 @@
+//! Several CAs in one server.
+
+use crate::harness::{Said, Server, contains, copy_test_pki, jarchy, openssl, run, text, wait_until};
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// The serial that both CAs issued.
+const SERIAL: &str = "0x5EC0DE";
+
+/// A CA that signs everything itself, and one with a delegate, each with one certificate: `ec.pem`, `rsa.pem`.
+fn two_cas() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy_test_pki(dir.path());
+    let file = |name: &str| text(&dir.path().join(name)).to_owned();
+    for (name, ca) in [("ec", "ca-p256"), ("rsa", "ca-rsa2048")] {
+        let (key, request, certificate) = (file("leaf.key"), file("leaf.csr"), file(&format!("{name}.pem")));
+        let subject = format!("/CN=Holder {name}");
+        let new =
+            ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", &subject, "-keyout", &key, "-out", &request];
+        openssl(&new).ok("req");
+        let (ca_file, ca_key) = (file(&format!("{ca}.pem")), file(&format!("{ca}.key")));
+        let sign = ["x509", "-req", "-in", &request, "-CA", &ca_file, "-CAkey", &ca_key, "-set_serial", SERIAL];
+        openssl(&[&sign[..], &["-days", "100", "-out", &certificate]].concat()).ok("x509");
+    }
+    let (ca, key) = (file("ca-p256.pem"), file("ca-p256.key"));
+    let mut init = vec!["init", "--dir", text(dir.path()), "--issuer", "ec", "--listen", "127.0.0.1:0"];
+    init.extend(["--ca-cert", &ca, "--ca-key", &key, "--public-url", "http://status.example.org"]);
+    jarchy(&init).ok("init");
+    add_second(dir.path());
+    let config = file("jarchy.toml");
+    for name in ["ec.pem", "rsa.pem"] {
+        jarchy(&["add", &file(name), "--config", &config]).ok("add");
+    }
+    dir
+}
+
+/// The second CA comes into the config by hand and into the database by plain SQL, as the README tells.
+fn add_second(dir: &Path) {
+    let config = dir.join("jarchy.toml");
+    let first = fs::read_to_string(&config).unwrap().replace("#admin = \"127.0.0.1:9180\"", "admin = \"off\"");
+    let second = "
+[[issuer]]
+name = \"rsa\"
+certificate = \"ca-rsa2048.pem\"
+[issuer.ocsp]
+certificate = \"ocsp-rsa2048.pem\"
+key = \"ocsp-rsa2048.key\"
+[issuer.crl]
+key = \"ca-rsa2048.key\"
+";
+    fs::write(&config, first + second).unwrap();
+    let der = dir.join("ca-rsa2048.der");
+    openssl(&["x509", "-in", text(&dir.join("ca-rsa2048.pem")), "-outform", "DER", "-out", text(&der)]).ok("x509");
+    let hex: String = fs::read(&der).unwrap().iter().map(|octet| format!("{octet:02x}")).collect();
+    let sql = format!("INSERT INTO issuers(name, certificate) VALUES ('rsa', x'{hex}')");
+    run("sqlite3", &[text(&dir.join("issuance.db")), &sql]).ok("sqlite3");
+}
+
+fn ask(dir: &Path, server: &Server, name: &str, ca: &str, path: &str) -> Said {
+    let (ca, certificate) = (dir.join(ca), dir.join(format!("{name}.pem")));
+    let (ca, url) = (text(&ca), format!("{}{path}", server.url));
+    openssl(&["ocsp", "-issuer", ca, "-CAfile", ca, "-url", &url, "-cert", text(&certificate)])
+}
+
+#[test]
+fn each_ca_answers_for_its_own() {
+    let work = two_cas();
+    let dir = work.path();
+    let config = dir.join("jarchy.toml");
+    let server = Server::start(&["serve", "--config", text(&config)], &dir.join("log"));
+    let cas = [("ec", "ca-p256.pem"), ("rsa", "ca-rsa2048.pem")];
+    for (name, ca) in cas {
+        for path in ["/ocsp".to_owned(), format!("/ocsp/{name}")] {
+            let said = ask(dir, &server, name, ca, &path).all();
+            assert!(said.contains("Response verify OK") && said.contains(".pem: good"), "{name} {path}: {said}");
+        }
+    }
+    // The one's path does not answer for the other.
+    let said = ask(dir, &server, "ec", "ca-p256.pem", "/ocsp/rsa").all();
+    assert!(said.contains("unauthorized (6)"), "{said}");
+
+    // Both issued this serial; only the one named is revoked.
+    let both = jarchy(&["revoke", SERIAL, "--reason", "superseded", "--config", text(&config)]);
+    assert!(!both.status.success() && both.err.contains("--issuer"), "{both:?}");
+    let one = ["revoke", SERIAL, "--issuer", "rsa", "--reason", "superseded", "--config", text(&config)];
+    jarchy(&one).ok("revoke --issuer");
+    wait_until("rsa.pem is answered revoked", || {
+        contains(&ask(dir, &server, "rsa", "ca-rsa2048.pem", "/ocsp").all(), "rsa.pem: revoked")
+    });
+    contains(&ask(dir, &server, "ec", "ca-p256.pem", "/ocsp").all(), "ec.pem: good").unwrap();
+
+    for (name, ca) in cas {
+        let list = dir.join("list.der");
+        let listed = || {
+            server.fetch(&format!("/crl/{name}.crl"), &list);
+            let said = openssl(&["crl", "-inform", "DER", "-in", text(&list), "-CAfile", text(&dir.join(ca)), "-text"]);
+            contains(&said.all(), "verify OK")?;
+            contains(&said.out, if name == "rsa" { "Serial Number: 5EC0DE" } else { "No Revoked Certificates" })
+        };
+        wait_until("lists say the same", listed);
+    }
+    server.stop();
+}

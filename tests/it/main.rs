@@ -1,0 +1,14 @@
+//! Jarchy from outside: the real binary, asked by the clients that its users have.
+//!
+//! `openssl`, `curl` and `sh` must be there; a missing one fails the test that needs it.
+
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
+
+mod cli;
+mod crl;
+mod demo;
+mod harness;
+mod issuers;
+mod layers;
+mod ocsp;
+mod shutdown;
