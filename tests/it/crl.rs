@@ -17,8 +17,13 @@ fn complete(demo: &Demo, name: &str) -> PathBuf {
     fetch(demo, "/crl/demo.crl", name)
 }
 
+/// There is one as soon as there is an older complete list that it can build on.
 fn delta(demo: &Demo, name: &str) -> PathBuf {
     fetch(demo, "/crl/demo-delta.crl", name)
+}
+
+fn has_delta(demo: &Demo) -> Result<(), String> {
+    contains(&demo.server.headers("/crl/demo-delta.crl", &[]), " 200 ")
 }
 
 fn shown(list: &Path) -> String {
@@ -70,6 +75,8 @@ fn the_complete_list_decides_in_openssl_verify() {
 #[test]
 fn lists_and_issuers_certificates_are_served_as_what_they_are() {
     let demo = Demo::start();
+    demo.operator(&["revoke", &demo.file("good.pem"), "--reason", "superseded"]).ok("revoke");
+    wait_until("there is a delta", || has_delta(&demo));
     for (path, kind) in [
         ("/crl/demo.crl", "application/pkix-crl"),
         ("/crl/demo-delta.crl", "application/pkix-crl"),
@@ -99,6 +106,7 @@ fn a_delta_completes_an_older_list_with_revocations_and_releases() {
     demo.operator(&["release", &demo.file("on-hold.pem")]).ok("release");
     let (revoked, released) = (demo.serial("good"), demo.serial("on-hold"));
     wait_until("both stand in the delta", || {
+        has_delta(&demo)?;
         let text = shown(&delta(&demo, "delta.pem"));
         contains(&text, &revoked)?;
         contains(&text, &released)?;
@@ -122,6 +130,7 @@ fn a_revocation_changes_the_delta_and_the_complete_list() {
     let before = number(&complete(&demo, "before.pem"));
     demo.operator(&["revoke", &demo.file("good.pem"), "--reason", "details-changed"]).ok("revoke");
     let serial = demo.serial("good");
+    wait_until("there is a delta", || has_delta(&demo));
     for path in ["/crl/demo.crl", "/crl/demo-delta.crl"] {
         wait_until(path, || contains(&shown(&fetch(&demo, path, "list.pem")), &serial));
     }

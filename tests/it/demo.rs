@@ -1,6 +1,6 @@
 //! What `jarchy demo` promises to whoever runs it for the first time.
 
-use crate::harness::{Demo, Server, contains, openssl, run, text};
+use crate::harness::{Demo, Server, contains, openssl, run, text, wait_until};
 use std::fs;
 use std::path::Path;
 
@@ -20,9 +20,13 @@ fn every_line_that_is_printed_works_when_pasted_elsewhere() {
     let elsewhere = work.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     for line in lines {
-        let said = run("sh", &["-c", &format!("cd {} && {line}", text(&elsewhere))]).ok(line);
-        let bad = ["rror", "FAILED", "unauthorized"].iter().any(|word| said.all().contains(word));
-        assert!(!bad, "{line}\n{said:#?}");
+        // What the lines before have changed reaches the lists within a second: faster than a person pastes,
+        // slower than a loop.
+        wait_until(line, || {
+            let said = run("sh", &["-c", &format!("cd {} && {line}", text(&elsewhere))]);
+            let bad = ["rror", "FAILED", "unauthorized"].iter().any(|word| said.all().contains(word));
+            if said.status.success() && !bad { Ok(()) } else { Err(format!("{said:#?}")) }
+        });
     }
     assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 0, "nothing is written where one happens to be");
 }

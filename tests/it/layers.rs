@@ -1,41 +1,53 @@
-//! Who may use whom: every `crate::` path of the sources is held against one table.
+//! Who may use whom: every `crate::` path of the sources is held against the table in the crate's own
+//! documentation, in `src/lib.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What every module below the first four may use.
+/// What a module may use besides itself.
+#[derive(Debug, Eq, PartialEq)]
+enum Allowed {
+    Only(BTreeSet<String>),
+    /// All but these.
+    AllBut(BTreeSet<String>),
+}
+
+type Table = BTreeMap<String, Allowed>;
+
+/// What every module may use whose row does not say "nothing" or "only".
 const VOCABULARY: [&str; 4] = ["der", "pki", "metrics", "health"];
 
-/// Each module of the crate and what it may use besides [`VOCABULARY`]; a path allows all below it.
-const MAY_USE: [(&str, &[&str]); 20] = [
-    ("der", &[]),
-    ("metrics", &[]),
-    ("health", &[]),
-    ("telemetry", &[]),
-    ("pki", &["der"]),
-    ("db", &[]),
-    ("registry", &["db", "sign::verify"]),
-    ("source", &["db", "registry"]),
-    ("state", &["db"]),
-    ("index", &[]),
-    ("feed", &["source", "index", "state"]),
-    ("sign", &[]),
-    ("ocsp", &["index", "sign"]),
-    ("crl", &["db", "index", "sign", "state"]),
-    ("http", &["ocsp", "crl"]),
-    ("load", &["ocsp"]),
-    ("config", &["telemetry"]),
-    (
-        "app",
-        &["config", "crl", "db", "feed", "http", "index", "ocsp", "registry", "sign", "source", "state", "telemetry"],
-    ),
-    ("cli", &["app", "config", "registry", "source", "load", "sign", "ocsp", "crl", "telemetry"]),
-    // The binary only hands the command line over.
-    ("main", &["cli"]),
-];
-/// Those for which [`VOCABULARY`] does not hold.
-const LEAVES: [&str; 6] = ["der", "metrics", "health", "telemetry", "pki", "main"];
+fn library() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap()
+}
+
+/// Reads the rows of the form ``//! | [`module`] | what for | what it may use |``.
+fn table(library: &str) -> Table {
+    let rows = library.lines().filter_map(|line| line.strip_prefix("//! | [`"));
+    rows.map(|row| {
+        let (module, rest) = row.split_once("`] | ").expect("a module and its purpose");
+        let cell = rest.trim_end().trim_end_matches('|').rsplit('|').next().expect("what it may use").trim();
+        (module.to_owned(), allowed(cell))
+    })
+    .collect()
+}
+
+fn allowed(cell: &str) -> Allowed {
+    let list = |text: &str| text.split(',').map(|name| name.trim().to_owned()).collect();
+    if let Some(others) = cell.strip_prefix("everything but ") {
+        return Allowed::AllBut(list(others));
+    }
+    if let Some(only) = cell.strip_suffix(" only") {
+        return Allowed::Only(list(only));
+    }
+    let named = match cell {
+        "nothing" => return Allowed::Only(BTreeSet::new()),
+        "–" => BTreeSet::new(),
+        _ => list(cell),
+    };
+    Allowed::Only(named.into_iter().chain(VOCABULARY.map(str::to_owned)).collect())
+}
 
 fn sources() -> Vec<PathBuf> {
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
@@ -69,83 +81,92 @@ fn code(file: &Path) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// The paths behind each `crate::` (in the binary: `jarchy::`), groups in braces taken apart one level deep.
-fn paths(code: &str, root: &str) -> Vec<String> {
-    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-    let mut found = Vec::new();
-    for (at, _) in code.match_indices(root) {
-        // Not the tail of another path or word.
-        if code[..at].chars().next_back().is_some_and(is_path) {
-            continue;
-        }
+/// The modules behind each `crate::`, those of a group in braces too.
+fn used(code: &str) -> BTreeSet<String> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let first = |text: &str| text.trim_start().chars().take_while(|c| is_word(*c)).collect::<String>();
+    let mut found = BTreeSet::new();
+    for (at, root) in code.match_indices("crate::") {
         let rest = &code[at + root.len()..];
-        if let Some(group) = rest.strip_prefix('{') {
-            let mut depth = 0;
-            for part in group.split(',') {
-                if depth == 0 {
-                    found.push(part.trim().chars().take_while(|c| is_path(*c)).collect());
-                }
-                depth += part.matches('{').count();
-                if part.matches('}').count() > depth {
-                    break;
-                }
-                depth -= part.matches('}').count();
+        let Some(group) = rest.strip_prefix('{') else {
+            found.insert(first(rest));
+            continue;
+        };
+        // An item begins after the group's own brace and after each comma that no inner brace encloses.
+        let (mut depth, mut begins) = (0_i32, true);
+        for (place, character) in group.char_indices() {
+            if begins {
+                found.insert(first(&group[place..]));
             }
-        } else {
-            found.push(rest.chars().take_while(|c| is_path(*c)).collect());
+            begins = character == ',' && depth == 0;
+            depth += i32::from(character == '{') - i32::from(character == '}');
+            if depth < 0 {
+                break;
+            }
         }
     }
+    found.remove("");
     found
 }
 
-fn is_allowed(module: &str, path: &str) -> bool {
-    let Some((_, own)) = MAY_USE.iter().find(|(name, _)| *name == module) else { return false };
-    let vocabulary: &[&str] = if LEAVES.contains(&module) { &[] } else { &VOCABULARY };
-    let within =
-        |allowed: &str| path.strip_prefix(allowed).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    within(module) || own.iter().chain(vocabulary).any(|allowed| within(allowed))
+fn may_use(table: &Table, module: &str, other: &str) -> bool {
+    module == other
+        || match table.get(module) {
+            Some(Allowed::Only(those)) => those.contains(other),
+            Some(Allowed::AllBut(those)) => !those.contains(other),
+            None => false,
+        }
 }
 
 #[test]
 fn no_module_uses_another_that_it_should_not_know() {
-    let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let table = table(&library());
+    let mut wrong = Vec::new();
     for file in sources() {
         let module = module(&file);
-        if module == "lib" {
+        // These two stand above the modules.
+        if module == "lib" || module == "main" {
             continue;
         }
-        let root = if module == "main" { "jarchy::" } else { "crate::" };
-        for path in paths(&code(&file), root).into_iter().filter(|path| !is_allowed(&module, path)) {
-            wrong.entry(file.display().to_string()).or_default().push(path);
-        }
+        let used = used(&code(&file));
+        wrong.extend(used.iter().filter(|other| !may_use(&table, &module, other)).map(|other| {
+            format!("{} uses {other}, which the table in src/lib.rs does not allow to {module}", file.display())
+        }));
     }
-    assert!(wrong.is_empty(), "against the table in {}: {wrong:#?}", file!());
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn the_crates_own_map_names_every_module_and_no_other() {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
-    let modules: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")))
-        .map(|rest| rest.trim_end_matches(';'))
-        .collect();
-    let map: String = text.lines().filter(|line| line.starts_with("//!")).collect::<Vec<_>>().join("\n");
-    for module in &modules {
-        assert!(map.contains(&format!("`{module}`")), "the map in src/lib.rs does not name `{module}`");
-        assert!(MAY_USE.iter().any(|(name, _)| name == module), "{module} is not in the table of {}", file!());
+    let library = library();
+    let modules =
+        library.lines().filter_map(|line| line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")));
+    let modules: BTreeSet<String> = modules.map(|rest| rest.trim_end_matches(';').to_owned()).collect();
+    let table = table(&library);
+    assert_eq!(table.keys().cloned().collect::<BTreeSet<_>>(), modules);
+    for (module, allowed) in &table {
+        let (Allowed::Only(those) | Allowed::AllBut(those)) = allowed;
+        assert!(those.is_subset(&modules), "the row of {module} names what is no module: {those:?}");
     }
-    // Links of the form [`module`] are all modules that exist.
-    for link in map.split("[`").skip(1).filter_map(|rest| rest.split("`]").next()) {
-        assert!(modules.contains(&link), "the map in src/lib.rs names `{link}`, which is no module");
+}
+
+#[test]
+fn nothing_is_used_by_what_it_uses() {
+    let table = table(&library());
+    for (module, allowed) in &table {
+        let Allowed::Only(those) = allowed else { continue };
+        for other in those {
+            assert!(!may_use(&table, other, module), "{module} and {other} may use each other");
+        }
     }
 }
 
 #[test]
 fn groups_and_single_paths_are_read() {
-    let code =
-        "use crate::pki::{Serial, Time};\nuse crate::{db, index::{Index, View}, sign};\nlet x = crate::ocsp::y();";
-    assert_eq!(paths(code, "crate::"), ["pki::", "db", "index::", "sign", "ocsp::y"]);
-    assert!(is_allowed("registry", "sign::verify::issued_by") && !is_allowed("registry", "sign::Signer"));
-    assert!(is_allowed("ocsp", "pki::") && !is_allowed("der", "pki::"));
+    let code = "use crate::pki::{Serial, Time};\nuse crate::{db, index::{Index, View}, sign};\nuse std::io::{self, Write};\nlet x = crate::ocsp::y();";
+    assert_eq!(used(code), ["db", "index", "ocsp", "pki", "sign"].map(str::to_owned).into());
+    let library = "//! | [`a`] | x | nothing |\n//! | [`b`] | y | a, c |\n//! | [`d`] | z | everything but b |\n";
+    let table = table(library);
+    assert!(may_use(&table, "b", "pki") && may_use(&table, "b", "c") && !may_use(&table, "b", "d"));
+    assert!(!may_use(&table, "a", "pki") && may_use(&table, "d", "a") && !may_use(&table, "d", "b"));
 }
