@@ -127,7 +127,8 @@ pub async fn serve(
         () = signals.next() => {}
     }
 
-    common.health.component("shutdown").failed("stopping");
+    tracing::info!("stopping");
+    common.health.stop();
     stop_outside.send_replace(true);
     let cut = server.stopped().await;
     if cut > 0 {

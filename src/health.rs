@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -75,6 +76,7 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     entries: Arc<Mutex<BTreeMap<Arc<str>, Entry>>>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Health {
@@ -96,10 +98,16 @@ impl Health {
         Component { name, health: self.clone() }
     }
 
-    /// Whether every component can do its work.
+    /// The process is about to end: not ready any more, whatever the components say, so that whoever
+    /// shares out the load sends no more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether every component can do its work, and the process is not about to end.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.lock().values().all(|entry| entry.state.is_ready())
+        !self.stopping.load(Ordering::Relaxed) && self.lock().values().all(|entry| entry.state.is_ready())
     }
 
     /// Whether the process need not be restarted.
@@ -201,6 +209,11 @@ mod tests {
         assert!(!health.ready(), "one is starting");
         crl.degraded("the directory is read-only");
         assert!(health.ready());
+        let stopping = health.clone();
+        stopping.stop();
+        assert!(!health.ready() && health.live());
+        let health = Health::new();
+        let feed = health.component("feed:demo");
         feed.failed("no such host");
         assert!(!health.ready() && health.live());
         feed.dead("thread is gone");
