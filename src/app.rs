@@ -84,7 +84,8 @@ pub async fn serve(
     let mut signals = Signals::listen()?;
     let state = State::open(&config.state.path).await?;
     let common = Common { clock: Arc::new(SystemClock), health: Health::new(), metrics: Metrics::new(), state };
-    check_database(&config).await?;
+    // A database that is missing or somebody else's is better said now than waited for.
+    open_registry(&config).await?.close().await;
     let issuers = issuers(&config, &common).await?;
     let indexes: HashMap<_, _> =
         issuers.iter().map(|built| (built.issuer.name.clone(), Arc::clone(&built.index))).collect();
@@ -168,29 +169,28 @@ impl Signals {
     }
 }
 
-/// A database that is missing or somebody else's is better said now than waited for.
-async fn check_database(config: &Config) -> anyhow::Result<()> {
+/// Opens the issuance database of `config`, and registers there the issuers that it does not know yet.
+///
+/// # Errors
+/// If it is missing or somebody else's, or calls another CA by the name of one of these.
+pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
     let registry = Registry::open(&config.database.path).await?;
     let known = registry.issuers().await?;
-    registry.close().await;
     for issuer in &config.issuers {
-        let Some(found) = known.iter().find(|known| known.name == issuer.name) else {
-            anyhow::bail!(
-                "{}: the database knows no issuer called \"{}\"; it knows {}",
-                config.database.path.display(),
-                issuer.name,
-                known.iter().map(|known| format!("\"{}\"", known.name)).collect::<Vec<_>>().join(", ")
-            );
-        };
         let certificate = read_certificate(&issuer.certificate)?;
-        anyhow::ensure!(
-            found.certificate.spki() == certificate.spki() && found.certificate.subject() == certificate.subject(),
-            "{}: this is another CA than the one that the database calls \"{}\"",
-            issuer.certificate.display(),
-            issuer.name
-        );
+        match known.iter().find(|known| known.name == issuer.name) {
+            None => registry.add_issuer(&issuer.name, &certificate).await?,
+            Some(found) => anyhow::ensure!(
+                found.certificate.spki() == certificate.spki() && found.certificate.subject() == certificate.subject(),
+                "{}: this is another CA than the one that {} calls \"{}\": a CA with a new name or key is another \
+                 issuer and needs a name of its own",
+                issuer.certificate.display(),
+                config.database.path.display(),
+                issuer.name
+            ),
+        }
     }
-    Ok(())
+    Ok(registry)
 }
 
 async fn issuers(config: &Config, common: &Common) -> anyhow::Result<Vec<Built>> {

@@ -1,7 +1,9 @@
 //! `jarchy hold`: suspends a certificate, until `jarchy release` or `jarchy revoke`.
 
 use super::select::{self, Audited, IssuerChoice};
+use crate::config::{self, Config};
 use crate::registry::Registry;
+use anyhow::bail;
 use std::io::Write;
 
 /// Suspend a certificate until it is released or revoked.
@@ -24,9 +26,18 @@ impl Hold {
     /// Runs the command.
     ///
     /// # Errors
-    /// If the certificate is unknown, on hold already, or revoked for good.
-    pub async fn run(self, registry: &Registry, out: &mut dyn Write) -> anyhow::Result<()> {
+    /// If the certificate is unknown, on hold already, or revoked for good, or its issuer has no holds.
+    pub async fn run(self, registry: &Registry, config: &Config, out: &mut dyn Write) -> anyhow::Result<()> {
         let entry = select::find(registry, &self.certificate, &self.issuer).await?;
+        let rules = config.issuer(entry.issuer.as_str());
+        if let Some(rules) = rules.filter(|rules| rules.hold == config::Hold::Refused) {
+            bail!(
+                "certificates of \"{}\" cannot be put on hold: {} refuses it for that issuer (profile {}); revoke it instead",
+                entry.issuer,
+                config.file.display(),
+                rules.profile
+            );
+        }
         let held = registry.hold(&entry.issuer, &entry.serial, &self.audited.audit()?).await?;
         if let Some(revocation) = held.status.revocation() {
             writeln!(out, "put {held} on hold at {}", revocation.at)?;

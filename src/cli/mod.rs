@@ -21,6 +21,7 @@ mod registry_tests;
 
 pub use select::{Audited, IssuerChoice};
 
+use crate::app;
 use crate::config::{self, Config};
 use crate::pki::Certificate;
 use crate::registry::Registry;
@@ -76,9 +77,9 @@ struct OnRegistry<C: Args> {
 }
 
 impl<C: Args> OnRegistry<C> {
-    async fn open(self) -> anyhow::Result<(C, Registry)> {
+    async fn open(self) -> anyhow::Result<(C, Registry, Config)> {
         let config = self.config.load()?;
-        Ok((self.command, Registry::open(&config.database.path).await?))
+        Ok((self.command, app::open_registry(&config).await?, config))
     }
 }
 
@@ -94,23 +95,23 @@ impl Cli {
             Command::Init(command) => command.run(out).await?,
             Command::Serve(command) => command.run().await?,
             Command::Add(command) => {
-                let (command, registry) = command.open().await?;
+                let (command, registry, _) = command.open().await?;
                 command.run(&registry, out).await?;
             }
             Command::Revoke(command) => {
-                let (command, registry) = command.open().await?;
+                let (command, registry, _) = command.open().await?;
                 command.run(&registry, out).await?;
             }
             Command::Hold(command) => {
-                let (command, registry) = command.open().await?;
-                command.run(&registry, out).await?;
+                let (command, registry, config) = command.open().await?;
+                command.run(&registry, &config, out).await?;
             }
             Command::Release(command) => {
-                let (command, registry) = command.open().await?;
+                let (command, registry, _) = command.open().await?;
                 command.run(&registry, out).await?;
             }
             Command::Status(command) => {
-                let (command, registry) = command.open().await?;
+                let (command, registry, _) = command.open().await?;
                 command.run(&registry, out).await?;
             }
             Command::Query(command) => return command.run(out).await,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::{add::Add, hold::Hold, release::Release, revoke::Revoke, status::Status};
+use crate::config::Config;
 use crate::pki::{Certificate, IssuerName, Reason, Time};
 use crate::registry::testing::{TestCa, audit, pem};
 use crate::registry::{NewCertificate, Registry};
@@ -23,6 +24,14 @@ struct Desk {
     registry: Registry,
     ca: TestCa,
     name: IssuerName,
+    config: Config,
+}
+
+/// A config for the issuer of these tests, with `more` settings of it.
+fn config(more: &str) -> Config {
+    let text =
+        format!("[[issuer]]\nname = \"demo\"\ncertificate = \"ca.pem\"\n{more}\n[issuer.crl]\nkey = \"ca.key\"\n");
+    Config::from_text(&text, Path::new("jarchy.toml")).unwrap()
 }
 
 impl Desk {
@@ -32,7 +41,7 @@ impl Desk {
         let ca = TestCa::new("Test CA");
         let name: IssuerName = "demo".parse().unwrap();
         registry.add_issuer(&name, &ca.certificate).await.unwrap();
-        Self { dir, registry, ca, name }
+        Self { dir, registry, ca, name, config: config("") }
     }
 
     fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
@@ -55,7 +64,7 @@ impl Desk {
         let outcome = match Cli::try_parse_from(["jarchy"].iter().chain(words)) {
             Err(refused) => return (String::new(), Some(refused.to_string())),
             Ok(Cli::Add(command)) => command.run(&self.registry, &mut out).await,
-            Ok(Cli::Hold(command)) => command.run(&self.registry, &mut out).await,
+            Ok(Cli::Hold(command)) => command.run(&self.registry, &self.config, &mut out).await,
             Ok(Cli::Release(command)) => command.run(&self.registry, &mut out).await,
             Ok(Cli::Revoke(command)) => command.run(&self.registry, &mut out).await,
             Ok(Cli::Status(command)) => command.run(&self.registry, &mut out).await,
@@ -324,4 +333,15 @@ async fn status_is_for_people() {
         assert!(said.contains(words), "{words:?} is not in\n{said}");
     }
     assert!(Time::default() < desk.registry.find(&"0A".parse().unwrap(), None).await.unwrap().changed_at);
+}
+
+#[tokio::test]
+async fn br_15_where_the_profile_knows_no_hold_there_is_none() {
+    let mut desk = Desk::new().await;
+    desk.issued(&[1], (2026, 2030), None).await;
+    desk.config = config("profile = \"tls-br\"");
+    let refused = desk.refused(&["hold", "01", "--by", "helpdesk"]).await;
+    assert!(refused.contains("tls-br") && refused.contains("revoke it instead"), "{refused}");
+    desk.config = config("profile = \"etsi\"");
+    desk.said(&["hold", "01", "--by", "helpdesk"]).await;
 }
