@@ -165,6 +165,16 @@ fn what_cannot_be_revoked_or_released_stays_as_it_is() {
 }
 
 #[test]
+fn an_issuer_whose_rules_know_no_hold_refuses_it() {
+    let (_work, dir) = Demo::copied();
+    edit(&dir, "#profile = \"private\"", "profile = \"tls-br\"");
+    let (config, good) = (dir.join("jarchy.toml"), dir.join("good.pem"));
+    let said = jarchy(&["hold", text(&good), "--config", text(&config)]);
+    assert_refused(&said, &["profile tls-br", "no certificates on hold"]);
+    assert!(jarchy(&["status", text(&good), "--config", text(&config)]).ok("status").out.contains("good"));
+}
+
+#[test]
 fn a_holders_certificates_are_revoked_together_the_renewal_included() {
     let demo = Demo::start();
     let shown = demo.operator(&["status", &demo.file("renewal.pem"), "--json"]).ok("status").out;
