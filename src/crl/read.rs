@@ -420,7 +420,8 @@ mod tests {
         let good = list(&head(None), &[]);
         let delta = list(&head(Some(7)), &[]);
         let value = ReadError::Der(der::Error::Value);
-        let cases: [(&[u8], &[u8], &[u8], ReadError); 7] = [
+        type Case<'a> = (&'a [u8], &'a [u8], &'a [u8], ReadError);
+        let cases: [Case<'_>; 7] = [
             (&good, &[2, 1, 1, 0x30], &[2, 1, 0, 0x30], ReadError::Version),
             (&good, &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2a], &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2b], ReadError::Algorithm),
             // CRL-05: 2052 as UTCTime cannot be said, and 2026 as GeneralizedTime must not be.

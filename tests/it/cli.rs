@@ -170,7 +170,7 @@ fn an_issuer_whose_rules_know_no_hold_refuses_it() {
     edit(&dir, "#profile = \"private\"", "profile = \"tls-br\"");
     let (config, good) = (dir.join("jarchy.toml"), dir.join("good.pem"));
     let said = jarchy(&["hold", text(&good), "--config", text(&config)]);
-    assert_refused(&said, &["profile tls-br", "no certificates on hold"]);
+    assert_refused(&said, &["profile tls-br", "cannot be put on hold"]);
     assert!(jarchy(&["status", text(&good), "--config", text(&config)]).ok("status").out.contains("good"));
 }
 
