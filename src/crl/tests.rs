@@ -874,6 +874,7 @@ async fn any_sequence_of_changes_builds_and_restarts_says_what_a_model_says() {
         let mut now = at(0);
         for _ in 0..if long { 1_000 } else { 200 } {
             now = now + Duration::from_secs(1 + [2, 600, 9_000][(model.random)(3) as usize] * (model.random)(4));
+            let before = model.lives.clone();
             let batch = model.change(now);
             let record = |(serial, record): &(Serial, Record)| {
                 let seen = match record.status {
@@ -890,7 +891,13 @@ async fn any_sequence_of_changes_builds_and_restarts_says_what_a_model_says() {
             let told: Vec<_> = batch.iter().map(record).collect();
             house.clock.set(now);
             if (model.random)(12) == 0 {
-                // The changes happen while nothing runs here.
+                // The changes happen while nothing runs here: a hold that comes and goes is seen by nobody.
+                for (serial, life) in &mut model.lives {
+                    let was = before.get(serial).filter(|was| was.record.status == Status::Good);
+                    if life.record.status == Status::Good && (was.is_some() || !before.contains_key(serial)) {
+                        life.released = was.and_then(|was| was.released);
+                    }
+                }
                 let known = house.state.revocations(&house.issuer.name).await.unwrap();
                 let known = known.into_iter().map(|(serial, seen)| {
                     (
