@@ -6,7 +6,7 @@ use der::{Decode, Sequence, asn1::AnyRef, asn1::IntRef, asn1::OctetStringRef};
 use jarchy::index::{Index, Record};
 use jarchy::metrics::Metrics;
 use jarchy::ocsp::request::{self, Limits};
-use jarchy::ocsp::{Authority, NoncePolicy, NotIssued, Policy, Responder};
+use jarchy::ocsp::{Authority, Client, LiveRate, NoncePolicy, NotIssued, Policy, Presign, Responder};
 use jarchy::pki::{Certificate, HashAlgorithm, Issuer, ManualClock, Serial, Status, Time};
 use jarchy::sign::Signer;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
@@ -79,6 +79,8 @@ fn setup(algorithm: &'static rcgen::SignatureAlgorithm) -> Setup {
         not_issued: NotIssued::Unauthorized,
         nonce: NoncePolicy::Live,
         max_staleness: Duration::from_secs(60),
+        live_rate: LiveRate::default(),
+        presign: Presign::Hot,
     };
     let authority = Authority::new(0, issuer, index, signer, Some(&delegate), policy, now).unwrap();
     let clock = Arc::new(ManualClock::new(now));
@@ -115,10 +117,12 @@ fn answer(c: &mut Criterion) {
         let setup = setup(algorithm);
         // A nonce asks for a signature of its own, so this is the whole of parse, look up, sign and render.
         group.bench_function(format!("signed, {name}"), |b| {
-            b.iter(|| setup.runtime.block_on(setup.responder.answer(None, black_box(&setup.with_nonce))));
+            b.iter(|| {
+                setup.runtime.block_on(setup.responder.answer(Client::LOCAL, None, black_box(&setup.with_nonce)))
+            });
         });
         group.bench_function(format!("from the cache, {name}"), |b| {
-            b.iter(|| setup.runtime.block_on(setup.responder.answer(None, black_box(&setup.plain))));
+            b.iter(|| setup.runtime.block_on(setup.responder.answer(Client::LOCAL, None, black_box(&setup.plain))));
         });
     }
     group.finish();
@@ -126,7 +130,7 @@ fn answer(c: &mut Criterion) {
 
 fn limit(c: &mut Criterion) {
     let setup = setup(&rcgen::PKCS_ECDSA_P256_SHA256);
-    let reply = setup.runtime.block_on(setup.responder.answer(None, &setup.plain));
+    let reply = setup.runtime.block_on(setup.responder.answer(Client::LOCAL, None, &setup.plain));
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(
         &ring::signature::ECDSA_P256_SHA256_ASN1_SIGNING,
         &ring::rand::SystemRandom::new(),

@@ -22,7 +22,7 @@ use crate::http::{Files, Site};
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::ocsp::request::Limits;
-use crate::ocsp::{Authority, NoncePolicy, NotIssued, Policy, Responder};
+use crate::ocsp::{Authority, LiveRate, NoncePolicy, NotIssued, Policy, Presign, Responder, refresh};
 use crate::pki::{Certificate, Clock, Issuer, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
@@ -40,8 +40,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Memory for signed answers.
-const CACHE_BYTES: usize = 256 << 20;
 /// How long an HTTP cache may keep a list: short, because the next revocation makes a new one.
 const LIST_MAX_AGE: Duration = Duration::from_secs(60);
 /// How often it is looked whether everything has become ready.
@@ -102,7 +100,7 @@ pub async fn serve(
     // From here on nothing fails any more but the sockets.
     let (stop_outside, outside) = watch::channel(false);
     let (stop_inside, inside) = watch::channel(false);
-    let (site, publishers) = assemble(issuers, &common);
+    let (site, responder, publishers) = assemble(issuers, &config, &common);
     let limits = limits(&config.server);
     let site = Arc::new(ArcSwap::from_pointee(site));
     let server = Server::start(listeners, site, limits, &common.metrics, &common.health, &outside)?;
@@ -115,6 +113,7 @@ pub async fn serve(
     }
     let mut inner_tasks = JoinSet::new();
     inner_tasks.spawn(feed.run(inside.clone()));
+    inner_tasks.spawn(refresh::run(responder, inside.clone()));
     for publisher in publishers {
         inner_tasks.spawn(publisher.run(inside.clone()));
     }
@@ -226,9 +225,16 @@ fn build(settings: &config::Issuer, id: u32, config: &Config, common: &Common) -
         },
         nonce: match settings.ocsp.nonce {
             config::Nonce::Live => NoncePolicy::Live,
+            config::Nonce::CachedReply => NoncePolicy::CachedReply,
             config::Nonce::Off => NoncePolicy::Off,
         },
         max_staleness: config.database.max_staleness,
+        live_rate: LiveRate { issuer: settings.ocsp.live_rate, client: settings.ocsp.live_rate_per_client },
+        presign: match settings.ocsp.presign {
+            config::Presign::None => Presign::None,
+            config::Presign::Hot => Presign::Hot,
+            config::Presign::All => Presign::All { rate: settings.ocsp.presign_rate.get() },
+        },
     };
     let now = common.clock.now();
     let shared = Arc::new(issuer.clone());
@@ -270,8 +276,8 @@ fn publisher(
     Ok((Publisher::new(settings, parts)?, shelf))
 }
 
-/// What HTTP serves, and who makes the lists.
-fn assemble(issuers: Vec<Built>, common: &Common) -> (Site, Vec<Publisher>) {
+/// What HTTP serves, who answers, and who makes the lists.
+fn assemble(issuers: Vec<Built>, config: &Config, common: &Common) -> (Site, Arc<Responder>, Vec<Publisher>) {
     let (mut authorities, mut publishers, mut files) = (Vec::new(), Vec::new(), BTreeMap::new());
     for Built { issuer, authority, publisher, .. } in issuers {
         let (publisher, shelf) = publisher.unzip();
@@ -281,8 +287,10 @@ fn assemble(issuers: Vec<Built>, common: &Common) -> (Site, Vec<Publisher>) {
         files.insert(issuer.name, Files::new(shelf, certificate, LIST_MAX_AGE));
     }
     let (clock, metrics) = (Arc::clone(&common.clock), common.metrics.clone());
-    let responder = Responder::new(authorities, CACHE_BYTES, Limits::default(), Arc::clone(&clock), metrics.clone());
-    (Site::new(Arc::new(responder), files, clock, metrics), publishers)
+    let cache_bytes = config.server.limits.ocsp_cache_mib.get().saturating_mul(1 << 20);
+    let responder = Responder::new(authorities, cache_bytes, Limits::default(), Arc::clone(&clock), metrics.clone());
+    let responder = Arc::new(responder);
+    (Site::new(Arc::clone(&responder), files, clock, metrics), responder, publishers)
 }
 
 fn limits(server: &config::Server) -> server::Limits {
@@ -293,6 +301,7 @@ fn limits(server: &config::Server) -> server::Limits {
         idle_timeout,
         body_timeout,
         write_timeout,
+        ocsp_cache_mib: _,
     } = server.limits;
     server::Limits {
         connections: max_connections.get(),

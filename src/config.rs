@@ -10,7 +10,7 @@
 mod file;
 pub mod profile;
 
-pub use profile::{Hold, Nonce, NotIssued, Profile};
+pub use profile::{Hold, Nonce, NotIssued, Presign, Profile};
 
 use crate::pki::IssuerName;
 use crate::telemetry::Format;
@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +87,9 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// For a client that does not take what is written to it. Default 15 s.
     pub write_timeout: Duration,
+    /// MiB for signed OCSP answers: about 8,000 of P-256 fit into one, half of them when all are renewed
+    /// over and over. Default 256.
+    pub ocsp_cache_mib: NonZeroUsize,
 }
 
 /// `[log]`.
@@ -165,6 +168,16 @@ pub struct Ocsp {
     pub not_issued: NotIssued,
     /// Whether a nonce is answered. Default: it is.
     pub nonce: Nonce,
+    /// Signatures a second, at most, for requests that each need one of their own: a nonce, a serial that was
+    /// never issued, several certificates. Default 1,000.
+    pub live_rate: u32,
+    /// The same for one client, an IPv4 address or an IPv6 /64; at most `live_rate`. Default: a tenth of it.
+    pub live_rate_per_client: u32,
+    /// Which answers are signed before anybody asks for them. Default: those that were asked for before.
+    pub presign: Presign,
+    /// Signatures a second, at most, with which `presign = "all"` signs what nobody has asked for.
+    /// Default 2,000.
+    pub presign_rate: NonZeroU32,
 }
 
 /// `[issuer.crl]`.
@@ -407,6 +420,7 @@ impl Check<'_> {
             idle_timeout,
             body_timeout,
             write_timeout,
+            ocsp_cache_mib,
         } = server.limits;
         // Below a second honest clients on slow lines are cut off; above an hour a time-out is none.
         let mut timeout = |setting, default| self.duration(setting, Duration::from_secs(default), SECOND, HOUR);
@@ -420,6 +434,7 @@ impl Check<'_> {
             idle_timeout: timeout(idle_timeout, 15),
             body_timeout: timeout(body_timeout, 10),
             write_timeout: timeout(write_timeout, 15),
+            ocsp_cache_mib: count(ocsp_cache_mib, 256),
         };
         Server {
             listen: server.listen.unwrap_or(LISTEN),
@@ -528,6 +543,13 @@ impl Check<'_> {
         let max_age = self.seconds(ocsp.max_age, policy.max_age.min(longest), Duration::ZERO, longest);
         let max_age_uncertain =
             self.seconds(ocsp.max_age_uncertain, policy.max_age_uncertain.min(longest), Duration::ZERO, longest);
+        let live_rate = ocsp.live_rate.unwrap_or(1_000);
+        let per_client = ocsp.live_rate_per_client.as_ref();
+        if let Some(setting) = per_client.filter(|setting| *setting.get_ref() > live_rate) {
+            let message = format!("one client cannot have more than all clients, which is {live_rate} a second");
+            self.at(setting.span(), message, "choose at most `live_rate`, or raise that too");
+        }
+        let live_rate_per_client = per_client.map_or_else(|| live_rate.div_ceil(10), |setting| *setting.get_ref());
         Some(Ocsp {
             signer: signer?,
             lifetime,
@@ -535,6 +557,10 @@ impl Check<'_> {
             max_age_uncertain,
             not_issued: ocsp.not_issued.unwrap_or(policy.not_issued),
             nonce: ocsp.nonce,
+            live_rate,
+            live_rate_per_client,
+            presign: ocsp.presign,
+            presign_rate: ocsp.presign_rate.or_else(|| NonZeroU32::new(2_000)).unwrap_or(NonZeroU32::MIN),
         })
     }
 

@@ -106,6 +106,40 @@ label! {
 }
 
 label! {
+    /// Where an OCSP answer's signature came from.
+    Origin, "from" {
+        /// The cache.
+        Cache = "cache",
+        /// The cache, after its time and just before it was signed anew.
+        Overdue = "overdue",
+        /// It was made for this request and kept.
+        Signed = "signed",
+        /// It was made for this request alone: a nonce, or several certificates.
+        Live = "live",
+    }
+}
+
+label! {
+    /// Whose budget for signatures that serve one request alone was used up.
+    Limit, "limit" {
+        /// The issuer's.
+        Issuer = "issuer",
+        /// The client's.
+        Client = "client",
+    }
+}
+
+label! {
+    /// Why an OCSP answer was signed that nobody waited for.
+    Presigned, "reason" {
+        /// Its elder was asked for.
+        Hot = "hot",
+        /// All answers of the issuer are kept signed.
+        All = "all",
+    }
+}
+
+label! {
     /// What a signature was made for.
     Purpose, "purpose" {
         /// An OCSP response.
@@ -294,6 +328,18 @@ pub struct Metrics {
     pub signatures: By<Purpose>,
     /// Signatures that could not be made.
     pub signature_failures: By<Purpose>,
+    /// OCSP answers by where their signature came from.
+    pub answers: By<Origin>,
+    /// Signatures for one request alone that were refused.
+    pub live_refused: By<Limit>,
+    /// OCSP answers signed ahead.
+    pub presigned: By<Presigned>,
+    /// How far behind its time the refresher was with the last answer that it signed, in seconds.
+    pub refresh_lag: Gauge,
+    /// Signed OCSP answers that are kept.
+    pub cache_entries: Gauge,
+    /// Memory that they take.
+    pub cache_bytes: Gauge,
     /// CRLs and certificates asked for.
     pub documents: By<Document>,
     /// The public listener.
@@ -336,6 +382,12 @@ impl Metrics {
             methods: By::register(r, "ocsp_requests_by_method", "OCSP requests by method"),
             signatures: By::register(r, "signatures", "Signatures made"),
             signature_failures: By::register(r, "signature_failures", "Signatures that could not be made"),
+            answers: By::register(r, "ocsp_answers", "OCSP answers by where their signature came from"),
+            live_refused: By::register(r, "ocsp_live_refused", "Signatures for one request alone that were refused"),
+            presigned: By::register(r, "ocsp_presigned", "OCSP answers signed before anybody asked for them"),
+            refresh_lag: register(r, "ocsp_refresh_lag_seconds", "How late the last answer was signed anew"),
+            cache_entries: register(r, "ocsp_cache_entries", "Signed OCSP answers that are kept"),
+            cache_bytes: register(r, "ocsp_cache_bytes", "Memory that signed OCSP answers take"),
             documents: By::register(r, "documents", "CRLs and certificates asked for"),
             connections,
             ready: register(r, "ready", "1 while the process is ready"),
@@ -458,6 +510,9 @@ mod tests {
         check::<Hash>();
         check::<Method>();
         check::<Purpose>();
+        check::<Origin>();
+        check::<Limit>();
+        check::<Presigned>();
         check::<Document>();
         check::<Cut>();
     }

@@ -3,12 +3,12 @@
 //! Only what serde can see is checked here: names, types, spellings. Each value keeps its place in the
 //! text, so that what is wrong between two settings can be shown where it stands.
 
-use super::profile::{Hold, Nonce, NotIssued, Profile};
+use super::profile::{Hold, Nonce, NotIssued, Presign, Profile};
 use crate::telemetry::Format;
 use humantime_serde::Serde;
 use serde::Deserialize;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use toml::Spanned;
 
@@ -53,6 +53,7 @@ pub(super) struct Limits {
     pub(super) idle_timeout: Setting<Duration>,
     pub(super) body_timeout: Setting<Duration>,
     pub(super) write_timeout: Setting<Duration>,
+    pub(super) ocsp_cache_mib: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -100,6 +101,11 @@ pub(super) struct Ocsp {
     pub(super) not_issued: Option<NotIssued>,
     #[serde(default)]
     pub(super) nonce: Nonce,
+    pub(super) live_rate: Option<u32>,
+    pub(super) live_rate_per_client: Setting<u32>,
+    #[serde(default)]
+    pub(super) presign: Presign,
+    pub(super) presign_rate: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Deserialize)]

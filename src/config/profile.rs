@@ -36,11 +36,26 @@ pub enum NotIssued {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Nonce {
-    /// With a signature of its own.
+    /// With a signature of its own, up to `live_rate`; beyond it as `cached-reply`.
     #[default]
     Live,
+    /// With the signed answer that is at hand, without the nonce (OCSP-65), not to be kept by HTTP caches.
+    CachedReply,
     /// As though it had not been sent (OCSP-65).
     Off,
+}
+
+/// Which answers are signed before anybody asks for them.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Presign {
+    /// None.
+    None,
+    /// Those that were asked for since they were last signed.
+    #[default]
+    Hot,
+    /// Those of every certificate that has not expired.
+    All,
 }
 
 /// Whether certificates may be put on hold.

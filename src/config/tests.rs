@@ -31,6 +31,9 @@ fn the_least_config_gets_every_default() {
     assert_eq!(issuer.profile, Profile::Private);
     assert_eq!(issuer.ocsp.signer, OcspSigner::Ca { key: crl.key.clone() });
     assert_eq!(issuer.ocsp.lifetime, HOUR);
+    let Ocsp { nonce, live_rate, live_rate_per_client, presign, presign_rate, .. } = issuer.ocsp;
+    assert_eq!((nonce, live_rate, live_rate_per_client), (Nonce::Live, 1_000, 100));
+    assert_eq!((presign, presign_rate.get()), (Presign::Hot, 2_000));
     assert_eq!((crl.interval, crl.lifetime), (6 * HOUR, 48 * HOUR));
     assert_eq!((crl.delta_lifetime, crl.delta_window), (12 * HOUR, 48 * HOUR));
     assert_eq!((crl.debounce, crl.max_delay), (Duration::from_millis(200), None));
@@ -73,7 +76,7 @@ fn every_setting_is_taken_over() {
     assert_eq!((drain.as_secs(), limits.max_connections.get()), (5, 500));
     let timeouts = [limits.header_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout];
     assert_eq!(timeouts.map(|timeout| timeout.as_secs()), [4, 6, 3, 70]);
-    assert_eq!(limits.max_connections_per_address.get(), 50);
+    assert_eq!((limits.max_connections_per_address.get(), limits.ocsp_cache_mib.get()), (50, 8));
     assert_eq!(config.log, Log { format: Format::Json, level: "warn,jarchy::crl=debug".to_owned() });
     assert_eq!((config.database.poll.as_millis(), config.database.max_staleness.as_secs()), (50, 120));
     assert!(config.database.path.ends_with("config/db/issued.db"));
@@ -83,7 +86,9 @@ fn every_setting_is_taken_over() {
     let Ocsp { lifetime, max_age, max_age_uncertain, not_issued, nonce, .. } = issuer.ocsp;
     let ages = [lifetime, max_age, max_age_uncertain].map(|age| age.as_secs());
     assert_eq!((issuer.profile, issuer.hold), (Profile::Etsi, Hold::Refused));
-    assert_eq!((ages, not_issued, nonce), ([7_200, 300, 20], NotIssued::Unauthorized, Nonce::Off));
+    assert_eq!((ages, not_issued, nonce), ([7_200, 300, 20], NotIssued::Unauthorized, Nonce::CachedReply));
+    assert_eq!((issuer.ocsp.live_rate, issuer.ocsp.live_rate_per_client), (50, 7));
+    assert_eq!((issuer.ocsp.presign, issuer.ocsp.presign_rate.get()), (Presign::All, 300));
     let crl = issuer.crl.as_ref().unwrap();
     let times = [crl.interval, crl.lifetime, crl.delta_lifetime, crl.delta_window].map(|time| time.as_secs() / 60);
     assert_eq!(times, [30, 720, 90, 360]);

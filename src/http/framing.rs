@@ -8,8 +8,13 @@
 //! lets it), and a proxy in front that reads them otherwise is how one client's bytes become another's
 //! request.
 //!
+//! One thing is mended on the way: a bare space in the address of an OCSP `GET`, which some clients make
+//! of the plus in base64 (HTTP-05), becomes that plus again.
+//!
 //! Not here: everything else about the syntax, which hyper checks.
 
+/// Octets of ` HTTP/1.1`.
+const VERSION: usize = 9;
 const LONGEST_NAME: usize = "transfer-encoding".len();
 
 /// Where in the stream the next byte stands.
@@ -88,6 +93,9 @@ impl Framing {
     pub(super) fn follow(&mut self, bytes: &mut [u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
+            if self.state == State::Between && !self.after_cr {
+                mend_target(rest);
+            }
             let taken = match self.state {
                 State::Chunked | State::Refused => break,
                 State::Body => self.skip_body(rest.len()),
@@ -198,9 +206,45 @@ impl Framing {
     }
 }
 
+/// Puts back the pluses into an OCSP address that has spaces in their place. Only in a request line that is
+/// here as a whole, as it is unless somebody sends it in pieces; what is left as it is gets a 400. RFC 9112
+/// 3 advises against mending lest some filter be passed by: no address below `/ocsp` is filtered.
+fn mend_target(bytes: &mut [u8]) {
+    let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else { return };
+    let Some(line) = bytes.get_mut(..end) else { return };
+    let Some(method) = ["GET ", "HEAD "].into_iter().find(|method| line.starts_with(method.as_bytes())) else { return };
+    let Some((target, version)) = line.split_at_mut_checked(end.saturating_sub(VERSION)) else { return };
+    let Some(target) = target.get_mut(method.len()..) else { return };
+    if version.starts_with(b" HTTP/1.") && target.starts_with(b"/ocsp/") {
+        target.iter_mut().filter(|byte| **byte == b' ').for_each(|byte| *byte = b'+');
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_05_spaces_in_an_ocsp_address_become_pluses_and_nowhere_else() {
+        for (sent, seen) in [
+            ("GET /ocsp/MA b c= HTTP/1.1\r\nX: a b\r\n\r\n", "GET /ocsp/MA+b+c= HTTP/1.1\r\nX: a b\r\n\r\n"),
+            ("HEAD /ocsp/ca/MA  b HTTP/1.0\r\n\r\n", "HEAD /ocsp/ca/MA++b HTTP/1.0\r\n\r\n"),
+            ("\r\nGET /ocsp/M M HTTP/1.1\r\n\r\n", "\r\nGET /ocsp/M+M HTTP/1.1\r\n\r\n"),
+            (
+                "GET /ocsp/MA HTTP/1.1\r\n\r\nGET /ocsp/M M HTTP/1.1\r\n\r\n",
+                "GET /ocsp/MA HTTP/1.1\r\n\r\nGET /ocsp/M+M HTTP/1.1\r\n\r\n",
+            ),
+            ("GET /crl/a b HTTP/1.1\r\n\r\n", "GET /crl/a b HTTP/1.1\r\n\r\n"),
+            ("POST /ocsp/a b HTTP/1.1\r\n\r\n", "POST /ocsp/a b HTTP/1.1\r\n\r\n"),
+            ("GET /ocsp/a b\r\n\r\n", "GET /ocsp/a b\r\n\r\n"),
+            ("GET /ocsp/a b HTTP/1.1", "GET /ocsp/a b HTTP/1.1"),
+            ("GET \r\n", "GET \r\n"),
+        ] {
+            let mut bytes = sent.as_bytes().to_vec();
+            Framing::new().follow(&mut bytes);
+            assert_eq!(String::from_utf8_lossy(&bytes), seen);
+        }
+    }
 
     /// What hyper would be given, in pieces of every size.
     fn followed(stream: &str) -> (String, Place) {

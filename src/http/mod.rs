@@ -27,7 +27,7 @@ mod tests;
 use crate::crl::{Published, Shelf};
 use crate::metrics::{Cut, Document, Method as CountedMethod, Metrics, Outcome};
 use crate::ocsp::response::Failure;
-use crate::ocsp::{Caching, Reply, Responder};
+use crate::ocsp::{Caching, Client, Reply, Responder};
 use crate::pki::hash::sha256;
 use crate::pki::{Clock, IssuerName, Time};
 use body::{Payload, Unread, Versions};
@@ -110,10 +110,10 @@ impl Site {
     }
 
     /// Answers a request, whatever happens.
-    async fn answer(&self, request: Request<Incoming>, limits: &Limits) -> Answer {
+    async fn answer(&self, client: Client, request: Request<Incoming>, limits: &Limits) -> Answer {
         let is_ocsp = request.uri().path().starts_with("/ocsp");
         let closes = request.headers().contains_key(header::TRANSFER_ENCODING);
-        let mut work = pin!(self.route(request, limits));
+        let mut work = pin!(self.route(client, request, limits));
         let caught = std::future::poll_fn(|context| {
             // What a panic can leave half done is only what belongs to this request.
             catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
@@ -134,7 +134,7 @@ impl Site {
         answer
     }
 
-    async fn route(&self, request: Request<Incoming>, limits: &Limits) -> Answer {
+    async fn route(&self, client: Client, request: Request<Incoming>, limits: &Limits) -> Answer {
         let (head, body) = request.into_parts();
         let target = head.uri.path_and_query().map_or("", |target| target.as_str());
         if target.len() > limits.target_octets {
@@ -151,9 +151,9 @@ impl Site {
         assert!(head.uri.query() != Some("panic"), "a test asked for it");
         let route = path::route(head.uri.path(), |name| self.issuers.contains_key(name));
         match (route, is_read) {
-            (Route::Ocsp(issuer, tail), true) => self.get_ocsp(issuer, tail, &head, limits).await,
+            (Route::Ocsp(issuer, tail), true) => self.get_ocsp(client, issuer, tail, &head, limits).await,
             (Route::Ocsp(issuer, rest), false) if head.method == Method::POST => {
-                self.post_ocsp(issuer, rest, body, limits).await
+                self.post_ocsp(client, issuer, rest, body, limits).await
             }
             (Route::Ocsp(..), false) => not_allowed(GET_HEAD_POST),
             (Route::Unknown, _) => not_found(),
@@ -166,25 +166,39 @@ impl Site {
         }
     }
 
-    async fn get_ocsp(&self, issuer: Option<&str>, tail: &[u8], head: &Parts, limits: &Limits) -> Answer {
+    async fn get_ocsp(
+        &self,
+        client: Client,
+        issuer: Option<&str>,
+        tail: &[u8],
+        head: &Parts,
+        limits: &Limits,
+    ) -> Answer {
         let method = if head.method == Method::HEAD { CountedMethod::Head } else { CountedMethod::Get };
         self.metrics.methods.count(method);
         // A query makes another address of the same request, for as many cache entries as somebody likes
         // (SEC-10). What does not decode is an empty request: malformed, and counted as such.
         let decoded = if head.uri.query().is_none() { path::decode_tail(tail) } else { None };
-        let reply = self.reply(issuer, &decoded.unwrap_or_default(), limits).await;
+        let reply = self.reply(client, issuer, &decoded.unwrap_or_default(), limits).await;
         ocsp(Some(&head.headers), self.clock.now(), reply)
     }
 
     /// Whatever its Content-Type says: it is a request if it parses (HTTP-10).
-    async fn post_ocsp(&self, issuer: Option<&str>, rest: &[u8], body: Incoming, limits: &Limits) -> Answer {
+    async fn post_ocsp(
+        &self,
+        client: Client,
+        issuer: Option<&str>,
+        rest: &[u8],
+        body: Incoming,
+        limits: &Limits,
+    ) -> Answer {
         if rest.iter().any(|byte| *byte != b'/') {
             return not_found();
         }
         self.metrics.methods.count(CountedMethod::Post);
         match tokio::time::timeout(limits.body_time, body::read(body, limits.body_octets)).await {
             Ok(Ok(body)) => {
-                let reply = self.reply(issuer, &body, limits).await;
+                let reply = self.reply(client, issuer, &body, limits).await;
                 ocsp(None, self.clock.now(), reply)
             }
             Ok(Err(Unread::TooLarge)) => {
@@ -199,8 +213,8 @@ impl Site {
     }
 
     /// A key that does not answer, in some HSM, must not keep every connection that asks for it (HTTP-20).
-    async fn reply(&self, issuer: Option<&str>, request: &[u8], limits: &Limits) -> Reply {
-        let answer = self.responder.answer(issuer, request);
+    async fn reply(&self, client: Client, issuer: Option<&str>, request: &[u8], limits: &Limits) -> Reply {
+        let answer = self.responder.answer(client, issuer, request);
         tokio::time::timeout(limits.answer_time, answer).await.unwrap_or_else(|_| {
             self.metrics.outcomes.count(Outcome::TryLater);
             failure(Failure::TryLater)
@@ -306,13 +320,13 @@ impl Validators<'_> {
 
 /// An OCSP answer; `request` is `None` where conditions do not count.
 fn ocsp(request: Option<&HeaderMap>, now: Time, reply: Reply) -> Answer {
-    let Caching::Public { this_update, produced_at, next_update, max_age } = reply.caching else {
+    let Caching::Public { this_update, produced_at, next_update, max_age, tag } = reply.caching else {
         let mut answer = Response::new(reply.body.into());
         set(&mut answer, header::CONTENT_TYPE, OCSP_RESPONSE);
         set(&mut answer, header::CACHE_CONTROL, NO_STORE);
         return answer;
     };
-    let tag = quoted_hex(&sha256(&reply.body));
+    let tag = quoted_hex(&tag);
     // HTTP-14 leaves the choice. producedAt tells re-signed answers apart; and an answer with another
     // status was made before this status was learned, at the latest in the second of thisUpdate, so that
     // it cannot bear this date if thisUpdate lies before it (promise 4).
@@ -380,10 +394,10 @@ fn cache_control(max_age: Duration) -> HeaderValue {
     value(format!("max-age={}, public, no-transform, must-revalidate", max_age.as_secs()).as_bytes())
 }
 
-fn quoted_hex(digest: &[u8; 32]) -> String {
-    let mut out = String::with_capacity(66);
+fn quoted_hex(octets: &[u8]) -> String {
+    let mut out = String::with_capacity(octets.len() * 2 + 2);
     out.push('"');
-    for byte in digest {
+    for byte in octets {
         for digit in [byte >> 4, byte & 0x0f] {
             out.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
         }

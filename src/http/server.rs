@@ -11,6 +11,7 @@ use super::Site;
 use super::io::{Handled, Io};
 use crate::health::{Component, Health};
 use crate::metrics::{Connections, Cut, Metrics};
+use crate::ocsp::{Client, neighbourhood};
 use arc_swap::ArcSwap;
 use hyper::header::CONNECTION;
 use hyper::server::conn::http1;
@@ -22,7 +23,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -199,14 +200,6 @@ impl Drop for Place {
     }
 }
 
-/// What one subscriber usually has: an IPv4 address, or a /64.
-fn neighbourhood(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
 /// What the threads have in common.
 #[derive(Debug)]
 struct Shared {
@@ -371,11 +364,12 @@ fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, graceful: &Grac
     let (site, limits) = (Arc::clone(&shared.site), Arc::clone(&shared.limits));
     let io = Io::new(stream, Arc::clone(&handled), Arc::clone(&limits), shared.metrics.clone());
     let head_octets = limits.head_octets.max(8192);
+    let client = Client::at(client);
     let service = service_fn(move |request| {
         let (site, limits, handled) = (site.load_full(), Arc::clone(&limits), Arc::clone(&handled));
         async move {
             handled.begin();
-            let answer = site.answer(request, &limits).await;
+            let answer = site.answer(client, request, &limits).await;
             handled.end(answer.headers().contains_key(CONNECTION));
             Ok::<_, Infallible>(answer)
         }

@@ -81,6 +81,14 @@ impl Base {
         }
     }
 
+    /// Calls `each` with the records of the segment at `slot`; returns the slot of the next segment.
+    pub(super) fn for_each_of_segment(&self, slot: usize, mut each: impl FnMut(Serial, Record)) -> Option<usize> {
+        let segment = self.directory.get(slot)?;
+        segment.records().for_each(|(serial, record)| each(serial, record));
+        let is_other = |(_, other): &(usize, &Arc<Segment>)| !Arc::ptr_eq(other, segment);
+        self.directory.iter().enumerate().skip(slot).find(is_other).map(|(next, _)| next)
+    }
+
     pub(super) const fn begin_merge(&mut self) {
         self.next = 0;
     }

@@ -77,6 +77,25 @@ impl View {
                 each(serial, record);
             }
         });
+        self.for_each_recent(each);
+    }
+
+    /// Calls `each` with every issued certificate of one part of the index, in no order, and returns the
+    /// number of the next part; the first is 0. For those who look through all of it a little at a time:
+    /// views of different moments may have different parts, so that one may come twice or not at all.
+    pub fn for_each_of_part(&self, part: usize, mut each: impl FnMut(Serial, Record)) -> Option<usize> {
+        let newer = |serial: &Serial| self.active.contains_key(serial) || self.frozen.contains_key(serial);
+        if part == 0 {
+            self.for_each_recent(&mut each);
+        }
+        self.base.for_each_of_segment(part, |serial, record| {
+            if !newer(&serial) {
+                each(serial, record);
+            }
+        })
+    }
+
+    fn for_each_recent(&self, mut each: impl FnMut(Serial, Record)) {
         for (serial, record) in self.frozen.iter().filter(|(serial, _)| !self.active.contains_key(serial)) {
             each(*serial, *record);
         }

@@ -3,8 +3,11 @@
 //! Goes in: the CA's certificate, a key, and perhaps the certificate of a delegate. Comes out: an
 //! [`Authority`], or the reason why clients would not accept its answers (OCSP-50, OCSP-56).
 
-use super::response::{CertStatus, Template};
+use super::live::{Live, LiveRate};
+use super::refresh::Presign;
+use super::response::{CertStatus, ResponseData, Template};
 use crate::index::{Index, Record};
+use crate::pki::hash::sha256;
 use crate::pki::{Certificate, Issuer, Serial, Status, Time};
 use crate::sign::Signer;
 use crate::sign::verify::{self, VerifyError};
@@ -24,16 +27,20 @@ pub enum NotIssued {
 /// Whether a nonce is answered (OCSP-66).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NoncePolicy {
-    /// Each such request gets a signature of its own.
+    /// Each such request gets a signature of its own, as far as [`Policy::live_rate`] goes; then as
+    /// [`NoncePolicy::CachedReply`].
     Live,
-    /// As though none had been sent (OCSP-65).
+    /// From the cache, without the nonce (OCSP-65); HTTP caches are told not to keep the reply, because
+    /// nobody else will ever ask with that nonce (OCSP-67).
+    CachedReply,
+    /// As though none had been sent.
     Off,
 }
 
 /// How an authority answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// From thisUpdate to nextUpdate. Answers are signed anew after half of it.
+    /// From thisUpdate to nextUpdate. Answers are signed anew before half of it is over.
     pub lifetime: Duration,
     /// How long an HTTP cache may keep `good`.
     pub max_age_good: Duration,
@@ -45,6 +52,24 @@ pub struct Policy {
     pub nonce: NoncePolicy,
     /// When the database has been out of reach for longer, nothing but `revoked` is signed (promise 2).
     pub max_staleness: Duration,
+    /// Signatures for one request alone (SEC-01).
+    pub live_rate: LiveRate,
+    /// Which answers are signed anew before anybody asks for them.
+    pub presign: Presign,
+}
+
+impl Policy {
+    /// From one thisUpdate to the next: a little less than half the lifetime, so that the refresher and
+    /// its [`Policy::grace`] end before that half does (BR-10).
+    fn period(&self) -> i64 {
+        i64::try_from(self.lifetime.as_secs() * 7 / 16).unwrap_or(i64::MAX).max(1)
+    }
+
+    /// For how long an answer that is due for renewal is still given, so that the refresher can renew it
+    /// and nobody waits for that.
+    fn grace(&self) -> Duration {
+        if self.presign == Presign::None { Duration::ZERO } else { self.lifetime / 16 }
+    }
 }
 
 /// Answers about serials that were never issued live no longer than this (promise 1).
@@ -99,6 +124,9 @@ pub struct Authority {
     pub(super) signer: Arc<Signer>,
     pub(super) template: Template,
     pub(super) policy: Policy,
+    pub(super) live: Live,
+    /// Tells the responses of this template from those of others that have the same signature.
+    pub(super) fingerprint: [u8; 8],
     not_before: Time,
     not_after: Time,
 }
@@ -113,6 +141,10 @@ pub(super) struct Plan {
     pub(super) since: Time,
     /// The second from which a newer answer is signed; HTTP caches ask again then.
     pub(super) renewed_at: Time,
+    /// For how long an older answer may still be given once this one could be signed.
+    pub(super) grace: Duration,
+    /// Whether the serial was never issued.
+    pub(super) absent: bool,
     pub(super) max_age: Duration,
     /// Whether the index is current enough to sign this; an answer signed before may be given in any case.
     pub(super) may_sign: bool,
@@ -138,7 +170,12 @@ impl Authority {
         check(certificate, delegate.is_some().then_some(ca), now)?;
         let template = Template::new(certificate, signer.algorithm(), delegate.is_some());
         let (not_before, not_after) = (certificate.not_before(), certificate.not_after().min(ca.not_after()));
-        Ok(Self { id, issuer, index, signer, template, policy, not_before, not_after })
+        let frame =
+            template.respond(&ResponseData { produced_at: Time::default(), singles: &[], extensions: &[] }, &[]);
+        let mut fingerprint = [0; 8];
+        fingerprint.copy_from_slice(&sha256(&frame)[..8]);
+        let live = Live::new(policy.live_rate);
+        Ok(Self { id, issuer, index, signer, template, policy, live, fingerprint, not_before, not_after })
     }
 
     /// Whether the signer's certificate is valid (OCSP-44).
@@ -179,13 +216,7 @@ impl Authority {
     }
 
     fn plan_known(&self, serial: Option<&Serial>, record: &Record, known_until: Time, may_sign: bool) -> Plan {
-        // One second below `as_of`: a change that is learned within this very second can then be dated
-        // after everything that was signed before it (promise 2).
-        let latest = known_until - Duration::from_secs(1);
-        let period = i64::try_from(self.policy.lifetime.as_secs() / 2).unwrap_or(i64::MAX).max(1);
-        let phase = serial.map_or(0, |serial| phase(serial, period));
-        let since_point = (latest.unix() - phase).rem_euclid(period);
-        let aligned = Time::from_unix(latest.unix() - since_point);
+        let aligned = self.aligned(serial, known_until);
         let this_update = aligned.max(record.since);
         let status = match record.status {
             Status::Good => CertStatus::Good,
@@ -201,10 +232,27 @@ impl Authority {
             this_update,
             since: record.since,
             next_update: (this_update + self.policy.lifetime).min(self.not_after),
-            renewed_at: Time::from_unix(aligned.unix().saturating_add(period)),
+            renewed_at: Time::from_unix(aligned.unix().saturating_add(self.policy.period())),
+            grace: self.policy.grace(),
+            absent: false,
             max_age,
             may_sign,
         }
+    }
+
+    /// The last of the moments at which answers about `serial` are dated, as far as `known_until` allows.
+    fn aligned(&self, serial: Option<&Serial>, known_until: Time) -> Time {
+        // One second below `as_of`: a change that is learned within this very second can then be dated
+        // after everything that was signed before it (promise 2).
+        let latest = known_until - Duration::from_secs(1);
+        let period = self.policy.period();
+        let phase = serial.map_or(0, |serial| phase(serial, period));
+        Time::from_unix(latest.unix() - (latest.unix() - phase).rem_euclid(period))
+    }
+
+    /// Whether an answer about `serial` that is dated `this_update` could be signed anew by now.
+    pub(super) fn is_due(&self, serial: &Serial, this_update: Time) -> bool {
+        self.index.as_of().is_some_and(|as_of| this_update < self.aligned(Some(serial), as_of))
     }
 
     fn plan_absent(&self, as_of: Time, now: Time, may_sign: bool) -> Plan {
@@ -215,6 +263,8 @@ impl Authority {
             next_update: until,
             since: Time::default(),
             renewed_at: until,
+            grace: Duration::ZERO,
+            absent: true,
             max_age: self.policy.max_age_uncertain.min(ABSENT_LIFETIME),
             may_sign,
         }
@@ -227,7 +277,7 @@ pub(super) struct Unready;
 
 /// Where in the period a serial's answers are renewed: a stable hash (FNV-1a), so that they do not all
 /// lapse together, and every node renews at the same second.
-fn phase(serial: &Serial, period: i64) -> i64 {
+pub(super) fn phase(serial: &Serial, period: i64) -> i64 {
     let hash = serial
         .as_bytes()
         .iter()

@@ -10,21 +10,29 @@
 pub mod authority;
 mod cache;
 pub mod check;
+mod flight;
+mod live;
+pub mod refresh;
 pub mod request;
 pub mod response;
 
 pub use authority::{Authority, DelegateError, NoncePolicy, NotIssued, Policy};
+pub use live::{Client, LiveRate, neighbourhood};
+pub use refresh::Presign;
 
-use crate::metrics::{Hash, Metrics, Outcome, Purpose};
+use crate::metrics::{Hash, Limit, Metrics, Origin as Counted, Outcome, Purpose};
 use crate::pki::{Clock, HashAlgorithm, Serial, Time};
 use crate::sign::SignError;
 use authority::Plan;
 use bytes::Bytes;
-use cache::{Cache, Key, Signed};
+use cache::{Cache, Key, Origin, Signed};
+use flight::Flights;
+use live::Spent;
 use request::{CertId, Limits, Request};
 use response::{CertStatus, Failure, ResponseData, Single, nonce_extension};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What goes back to the client.
 #[derive(Clone, Debug)]
@@ -56,6 +64,8 @@ pub enum Caching {
         next_update: Time,
         /// Seconds until the client should ask again.
         max_age: u32,
+        /// What tells this reply from every other about the same certificate; see [`tag`].
+        tag: [u8; 24],
     },
 }
 
@@ -65,7 +75,11 @@ pub struct Responder {
     authorities: Vec<Authority>,
     /// Hash of the issuer's key, to the issuers with that key; the hash of the name decides among them (OCSP-04).
     by_key_hash: HashMap<Vec<u8>, Vec<Candidate>>,
-    cache: Cache,
+    cache: Arc<Cache>,
+    /// Answers about serials that nobody issued: a stranger's to choose, they must not push out what is
+    /// asked for in earnest (SEC-14). None lives longer than a minute.
+    absent: Arc<Cache>,
+    flights: Flights,
     limits: Limits,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -102,12 +116,23 @@ impl Responder {
                 by_key_hash.entry(hashes.key).or_default().push(candidate);
             }
         }
-        Self { authorities, by_key_hash, cache: Cache::new(cache_bytes), limits, clock, metrics }
+        let (cache, absent) = (Cache::new(cache_bytes), Cache::new(cache_bytes / 16));
+        let (cache, absent, flights) = (Arc::new(cache), Arc::new(absent), Flights::default());
+        Self { authorities, by_key_hash, cache, absent, flights, limits, clock, metrics }
     }
 
-    /// Answers one request. `issuer`, if given, is the name in the path: nobody else is answered for then.
-    pub async fn answer(&self, issuer: Option<&str>, request: &[u8]) -> Reply {
-        let answered = self.try_answer(issuer, request).await.unwrap_or_else(|failure| Answered {
+    /// A responder for other `authorities` that goes on with what this one has signed: for a config that
+    /// is read again. A signer that stays keeps its number, a new one gets a new number.
+    #[must_use]
+    pub fn succeeded_by(&self, authorities: Vec<Authority>) -> Self {
+        let next = Self::new(authorities, 0, self.limits, Arc::clone(&self.clock), self.metrics.clone());
+        Self { cache: Arc::clone(&self.cache), absent: Arc::clone(&self.absent), ..next }
+    }
+
+    /// Answers one request of `client`. `issuer`, if given, is the name in the path: nobody else is
+    /// answered for then.
+    pub async fn answer(&self, client: Client, issuer: Option<&str>, request: &[u8]) -> Reply {
+        let answered = self.try_answer(client, issuer, request).await.unwrap_or_else(|failure| Answered {
             reply: Reply::failure(failure),
             outcome: match failure {
                 Failure::MalformedRequest => Outcome::Malformed,
@@ -120,16 +145,16 @@ impl Responder {
         answered.reply
     }
 
-    async fn try_answer(&self, issuer: Option<&str>, bytes: &[u8]) -> Result<Answered, Failure> {
+    async fn try_answer(&self, client: Client, issuer: Option<&str>, bytes: &[u8]) -> Result<Answered, Failure> {
         let request = request::parse(bytes, self.limits).map_err(|_| Failure::MalformedRequest)?;
         let authority = self.authority_for(issuer, &request)?;
         let now = self.clock.now();
         if !authority.is_valid_at(now) {
             return Err(Failure::TryLater);
         }
-        let nonce = request.nonce.filter(|_| authority.policy.nonce == NoncePolicy::Live);
+        let nonce = request.nonce.filter(|_| authority.policy.nonce != NoncePolicy::Off);
         if request.count > 1 {
-            return self.answer_many(authority, &request, nonce, now).await;
+            return self.answer_many(client, authority, &request, nonce, now).await;
         }
         let cert_id = request.cert_ids().next().ok_or(Failure::MalformedRequest)?;
         // A serial of 21 octets is well-formed and nobody's.
@@ -137,34 +162,122 @@ impl Responder {
         let Some(plan) = authority.plan(serial.as_ref(), now).map_err(|_| Failure::TryLater)? else {
             return Ok(Answered { reply: Reply::failure(Failure::Unauthorized), outcome: Outcome::NotIssued });
         };
-        let key = serial.map(|serial| key_of(authority, &cert_id, serial));
-        if let Some(nonce) = nonce {
-            match self.sign(authority, &[single(&cert_id, &plan)], &nonce_extension(nonce), now, plan.may_sign).await {
-                Ok((body, _)) => return Ok(answered(body, Caching::NoStore, &plan.status)),
-                // The nonce is optional for the server; being answered is not (OCSP-65).
-                Err(Failure::TryLater) => {}
-                Err(failure) => return Err(failure),
+        if let Some(nonce) = nonce.filter(|_| authority.policy.nonce == NoncePolicy::Live)
+            && let Some(body) =
+                self.answer_nonce(client, authority, &single(&cert_id, &plan), nonce, &plan, now).await?
+        {
+            return Ok(answered(body, Caching::NoStore, &plan.status));
+        }
+        let asked = Asked { authority, cert_id: cert_id.raw, plan, now };
+        let signed = match serial {
+            Some(serial) => self.signed(client, &asked, key_of(authority, &cert_id, serial)).await?,
+            None => self.sign_alone(client, &asked).await?,
+        };
+        let caching = if nonce.is_none() { public(&asked, serial.as_ref(), &signed) } else { Caching::NoStore };
+        Ok(answered(splice(&asked, &signed), caching, &plan.status))
+    }
+
+    /// An answer with the client's nonce; `None` if there is none to be had. The nonce is optional for the
+    /// server; being answered is not (OCSP-65).
+    async fn answer_nonce(
+        &self,
+        client: Client,
+        authority: &Authority,
+        single: &Single<'_>,
+        nonce: &[u8],
+        plan: &Plan,
+        now: Time,
+    ) -> Result<Option<Bytes>, Failure> {
+        if !self.may_spend(authority, client) {
+            return Ok(None);
+        }
+        match self.sign(authority, std::slice::from_ref(single), &nonce_extension(nonce), now, plan.may_sign).await {
+            Ok((body, _)) => {
+                self.metrics.answers.count(Counted::Live);
+                Ok(Some(body))
+            }
+            Err(Failure::TryLater) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes one signature out of the budgets for those that serve one request alone (SEC-01).
+    fn may_spend(&self, authority: &Authority, client: Client) -> bool {
+        let taken = authority.live.take(client);
+        match taken {
+            Ok(()) => {}
+            Err(Spent::Issuer) => self.metrics.live_refused.count(Limit::Issuer),
+            Err(Spent::Client) => self.metrics.live_refused.count(Limit::Client),
+        }
+        taken.is_ok()
+    }
+
+    /// The signature that answers `asked`: kept, or made by one of those who ask for it just now.
+    async fn signed(&self, client: Client, asked: &Asked<'_>, key: Key) -> Result<Signed, Failure> {
+        let kept = self.cache_for(&asked.plan).get(&key);
+        if let Some(kept) = kept.as_ref() {
+            match fit(kept, asked) {
+                Fit::Fresh => {
+                    self.metrics.answers.count(Counted::Cache);
+                    return Ok(kept.clone());
+                }
+                Fit::Overdue => {
+                    self.metrics.answers.count(Counted::Overdue);
+                    return Ok(kept.clone());
+                }
+                Fit::True | Fit::False => {}
             }
         }
-        if let Some(signed) = key.and_then(|key| self.cache.get(&key)).filter(|signed| usable(signed, &plan, now)) {
-            let body = splice(authority, &cert_id, &signed);
-            let kept = Plan { this_update: signed.this_update, next_update: signed.next_update, ..plan };
-            return Ok(answered(body, public(&kept, signed.produced_at, now), &plan.status));
+        for _ in 0..3 {
+            match self.flights.join(key, || self.sign_and_keep(client, asked, key, Origin::Asked)).await {
+                Ok(signed) if fit(&signed, asked) == Fit::Fresh => return Ok(signed),
+                // Whoever signed had looked the status up before a change that was seen here (promise 4).
+                Ok(_) => {}
+                // What was signed earlier and is still true is better than nothing.
+                Err(failure) => return kept.filter(|kept| fit(kept, asked) != Fit::False).ok_or(failure),
+            }
         }
-        let (body, signature) = self.sign(authority, &[single(&cert_id, &plan)], &[], now, plan.may_sign).await?;
-        // Absent serials are a stranger's to choose: they must not push out what is asked for in earnest (SEC-14).
-        if let Some(key) = key.filter(|_| plan.status != CertStatus::Unknown) {
-            let Plan { status, this_update, next_update, .. } = plan;
-            let signed = Signed { status, produced_at: now, this_update, next_update, signature: signature.into() };
-            self.cache.insert(key, signed);
+        self.sign_and_keep(client, asked, key, Origin::Asked).await
+    }
+
+    /// Signs, unless somebody has just done so.
+    async fn sign_and_keep(
+        &self,
+        client: Client,
+        asked: &Asked<'_>,
+        key: Key,
+        origin: Origin,
+    ) -> Result<Signed, Failure> {
+        let cache = self.cache_for(&asked.plan);
+        if let Some(kept) = cache.peek(&key).filter(|kept| fit(kept, asked) == Fit::Fresh) {
+            return Ok(kept);
         }
-        Ok(answered(body, public(&plan, now, now), &plan.status))
+        let signed = self.sign_alone(client, asked).await?;
+        cache.insert(&key, &signed, origin);
+        Ok(signed)
+    }
+
+    async fn sign_alone(&self, client: Client, asked: &Asked<'_>) -> Result<Signed, Failure> {
+        let Asked { authority, plan, now, .. } = asked;
+        if plan.absent && !self.may_spend(authority, client) {
+            return Err(Failure::TryLater);
+        }
+        let single = asked.single(plan.this_update, plan.next_update);
+        let (_, signature) = self.sign(authority, &[single], &[], *now, plan.may_sign).await?;
+        self.metrics.answers.count(Counted::Signed);
+        let Plan { status, this_update, next_update, .. } = *plan;
+        Ok(Signed { status, produced_at: *now, this_update, next_update, signature })
+    }
+
+    fn cache_for(&self, plan: &Plan) -> &Cache {
+        if plan.absent { &self.absent } else { &self.cache }
     }
 
     /// Several CertIDs get one answer, which is not kept; one that may not be answered spoils them all,
     /// because every CertID must be answered (OCSP-09).
     async fn answer_many(
         &self,
+        client: Client,
         authority: &Authority,
         request: &Request<'_>,
         nonce: Option<&[u8]>,
@@ -176,10 +289,15 @@ impl Responder {
             let plan = authority.plan(serial.as_ref(), now).map_err(|_| Failure::TryLater)?;
             plans.push((cert_id, plan.ok_or(Failure::Unauthorized)?));
         }
+        if !self.may_spend(authority, client) {
+            return Err(Failure::TryLater);
+        }
+        let nonce = nonce.filter(|_| authority.policy.nonce == NoncePolicy::Live);
         let singles: Vec<_> = plans.iter().map(|(cert_id, plan)| single(cert_id, plan)).collect();
         let may_sign = plans.iter().all(|(_, plan)| plan.may_sign);
         let extensions = nonce.map(nonce_extension).unwrap_or_default();
         let (body, _) = self.sign(authority, &singles, &extensions, now, may_sign).await?;
+        self.metrics.answers.count(Counted::Live);
         // The worst of them is what the request came to.
         let worst = plans.iter().map(|(_, plan)| plan.status).max_by_key(|status| match status {
             CertStatus::Good => 0,
@@ -245,42 +363,93 @@ impl Responder {
     }
 }
 
-/// Promise 4: it says what the view says and is dated after the last change. One that is due for renewal
-/// goes on only while nothing new may be signed (promise 2).
-fn usable(signed: &Signed, plan: &Plan, now: Time) -> bool {
-    let oldest = if plan.may_sign { plan.this_update } else { plan.since };
-    signed.status == plan.status && signed.this_update >= oldest && now < signed.next_update
+/// What is asked, and what is to be said of it now.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    authority: &'a Authority,
+    /// The CertID as it was asked.
+    cert_id: &'a [u8],
+    plan: Plan,
+    now: Time,
+}
+
+impl Asked<'_> {
+    fn single(&self, this_update: Time, next_update: Time) -> Single<'_> {
+        Single { cert_id: self.cert_id, status: self.plan.status, this_update, next_update }
+    }
+}
+
+/// What a signed answer is still good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fit {
+    /// It is the one that would be signed now.
+    Fresh,
+    /// A newer one could be signed, and the refresher is about to.
+    Overdue,
+    /// A newer one should be signed.
+    True,
+    /// It must not be given any more.
+    False,
+}
+
+/// Promise 4: an answer that may be given says what the view says and is dated after the last change. One
+/// that is due for renewal goes on where nothing new may be signed (promise 2).
+fn fit(signed: &Signed, asked: &Asked<'_>) -> Fit {
+    let Asked { plan, now, .. } = asked;
+    if signed.status != plan.status || signed.this_update < plan.since || *now >= signed.next_update {
+        Fit::False
+    } else if !plan.may_sign || plan.absent || signed.this_update >= plan.this_update {
+        Fit::Fresh
+    } else if now.since(plan.this_update) <= plan.grace {
+        Fit::Overdue
+    } else {
+        Fit::True
+    }
 }
 
 fn single<'a>(cert_id: &CertId<'a>, plan: &Plan) -> Single<'a> {
     Single { cert_id: cert_id.raw, status: plan.status, this_update: plan.this_update, next_update: plan.next_update }
 }
 
-fn splice(authority: &Authority, cert_id: &CertId<'_>, signed: &Signed) -> Bytes {
-    let Signed { status, this_update, next_update, .. } = *signed;
-    let single = Single { cert_id: cert_id.raw, status, this_update, next_update };
+fn splice(asked: &Asked<'_>, signed: &Signed) -> Bytes {
+    let single = asked.single(signed.this_update, signed.next_update);
     let data = ResponseData { produced_at: signed.produced_at, singles: &[single], extensions: &[] };
-    authority.template.respond(&data, &signed.signature).into()
+    asked.authority.template.respond(&data, &signed.signature).into()
 }
 
 /// The AlgorithmIdentifier of a known hash differs only in the OBJECT IDENTIFIER and in whether the NULL is there.
 fn key_of(authority: &Authority, cert_id: &CertId<'_>, serial: Serial) -> Key {
-    let hash = match cert_id.hash {
-        Some(HashAlgorithm::Sha1) | None => 0,
-        Some(HashAlgorithm::Sha256) => 1,
-        Some(HashAlgorithm::Sha384) => 2,
-        Some(HashAlgorithm::Sha512) => 3,
-    };
+    let number = |hash| HashAlgorithm::ALL.iter().position(|known| *known == hash);
+    let number = cert_id.hash.and_then(number).and_then(|number| u8::try_from(number).ok()).unwrap_or(0);
     let with_null = cert_id.hash.is_some_and(|hash| cert_id.algorithm.len() > hash.oid().len() + 2);
-    Key { authority: authority.id, algorithm: hash << 1 | u8::from(with_null), serial }
+    Key { signer: authority.id, algorithm: number << 1 | u8::from(with_null), options: 0, serial }
 }
 
-/// Until the next signing, at most as long as the status allows, and never to nextUpdate (HTTP-15).
-fn public(plan: &Plan, produced_at: Time, now: Time) -> Caching {
-    let left = plan.renewed_at.min(plan.next_update - std::time::Duration::from_secs(1)).since(now);
-    let max_age = u32::try_from(left.min(plan.max_age).as_secs()).unwrap_or(u32::MAX);
-    let Plan { this_update, next_update, .. } = *plan;
-    Caching::Public { this_update, produced_at, next_update, max_age }
+/// Until the next signing, at most as long as the status allows, and never to nextUpdate (HTTP-15). Up to an
+/// eighth is taken off by the serial, so that what was fetched together is not fetched together again.
+fn public(asked: &Asked<'_>, serial: Option<&Serial>, signed: &Signed) -> Caching {
+    let Asked { authority, plan, now, .. } = asked;
+    let Signed { this_update, produced_at, next_update, .. } = *signed;
+    let is_overdue = fit(signed, asked) == Fit::Overdue;
+    let renewed_at = if is_overdue { plan.this_update + plan.grace } else { plan.renewed_at };
+    let left = renewed_at.min(next_update - Duration::from_secs(1)).since(*now);
+    let spread = serial.map_or(0, |serial| authority::phase(serial, 128));
+    let longest = plan.max_age - plan.max_age / 1_024 * u32::try_from(spread).unwrap_or(0);
+    let max_age = u32::try_from(left.min(longest).as_secs()).unwrap_or(u32::MAX);
+    Caching::Public { this_update, produced_at, next_update, max_age, tag: tag(authority, &signed.signature) }
+}
+
+/// A strong validator that costs no hash: everything in a response is either signed, and then the
+/// signature differs with it, or belongs to the template. A signature's last 16 octets are as good as
+/// random, or follow from everything that was signed (Ed25519, RSA).
+fn tag(authority: &Authority, signature: &[u8]) -> [u8; 24] {
+    let mut tag = [0; 24];
+    let (template, own) = tag.split_at_mut(8);
+    template.copy_from_slice(&authority.fingerprint);
+    if let Some(last) = signature.last_chunk::<16>() {
+        own.copy_from_slice(last);
+    }
+    tag
 }
 
 fn answered(body: Bytes, caching: Caching, status: &CertStatus) -> Answered {

@@ -72,6 +72,8 @@ const POLICY: Policy = Policy {
     not_issued: NotIssued::Unauthorized,
     nonce: NoncePolicy::Live,
     max_staleness: Duration::from_secs(60),
+    live_rate: LiveRate { issuer: 100_000, client: 100_000 },
+    presign: Presign::Hot,
 };
 
 fn serial(n: u8) -> Serial {
@@ -97,7 +99,7 @@ fn responder(cas: &[&Ca], policy: Policy) -> (Responder, Arc<ManualClock>) {
 
 async fn ask(responder: &Responder, ca: &Ca, serial: Serial, now: Time) -> Result<Verified, CheckError> {
     let cert_id = ca.cert_id(serial);
-    let reply = responder.answer(None, &encode(&cert_id, None)).await;
+    let reply = responder.answer(Client::LOCAL, None, &encode(&cert_id, None)).await;
     check(&reply.body, &cert_id, None, &ca.issuer.certificate, now)
 }
 
@@ -142,7 +144,7 @@ async fn sec_17_a_serial_of_21_octets_is_nobodys() {
     let content: Vec<u8> = std::iter::once(0).chain([0xaa; 20]).collect();
     let cert_id = encode_cert_id(&ca.issuer.hashes(HashAlgorithm::Sha256), &content);
     let (responder, _) = responder(&[&ca], Policy { not_issued: NotIssued::Unknown, ..POLICY });
-    let reply = responder.answer(None, &encode(&cert_id, None)).await;
+    let reply = responder.answer(Client::LOCAL, None, &encode(&cert_id, None)).await;
     let said = check(&reply.body, &cert_id, None, &ca.issuer.certificate, NOW).unwrap();
     assert_eq!(said.status, CertStatus::Unknown);
 }
@@ -152,7 +154,7 @@ async fn ocsp_64_a_nonce_comes_back_and_the_reply_is_nobody_elses() {
     let ca = Ca::new("one");
     let cert_id = ca.cert_id(serial(1));
     let (live, _) = responder(&[&ca], POLICY);
-    let reply = live.answer(None, &encode(&cert_id, Some(&[7; 32]))).await;
+    let reply = live.answer(Client::LOCAL, None, &encode(&cert_id, Some(&[7; 32]))).await;
     assert!(check(&reply.body, &cert_id, Some(&[7; 32]), &ca.issuer.certificate, NOW).unwrap().nonce_echoed);
     assert!(matches!(
         check(&reply.body, &cert_id, Some(&[8; 32]), &ca.issuer.certificate, NOW),
@@ -160,7 +162,7 @@ async fn ocsp_64_a_nonce_comes_back_and_the_reply_is_nobody_elses() {
     ));
     assert_eq!(reply.caching, Caching::NoStore);
     let (off, _) = responder(&[&ca], Policy { nonce: NoncePolicy::Off, ..POLICY });
-    let reply = off.answer(None, &encode(&cert_id, Some(&[7; 32]))).await;
+    let reply = off.answer(Client::LOCAL, None, &encode(&cert_id, Some(&[7; 32]))).await;
     assert!(!check(&reply.body, &cert_id, Some(&[7; 32]), &ca.issuer.certificate, NOW).unwrap().nonce_echoed);
     assert!(matches!(reply.caching, Caching::Public { .. }));
 }
@@ -173,8 +175,8 @@ async fn two_cas_answer_each_for_its_own_and_the_path_narrows() {
     assert_eq!(ask(&responder, &one, serial(1), NOW).await.unwrap().status, CertStatus::Good);
     assert!(matches!(ask(&responder, &two, serial(1), NOW).await.unwrap().status, CertStatus::Revoked(_)));
     let request = encode(&two.cert_id(serial(1)), None);
-    assert_eq!(&responder.answer(Some("one"), &request).await.body[..], Failure::Unauthorized.der());
-    assert!(responder.answer(Some("two"), &request).await.body.len() > 100);
+    assert_eq!(&responder.answer(Client::LOCAL, Some("one"), &request).await.body[..], Failure::Unauthorized.der());
+    assert!(responder.answer(Client::LOCAL, Some("two"), &request).await.body.len() > 100);
     assert!(failed_with(ask(&responder, &Ca::new("three"), serial(1), NOW).await, Failure::Unauthorized));
 }
 
@@ -189,15 +191,15 @@ async fn ocsp_09_several_certificates_of_one_issuer_get_one_answer_and_of_two_is
         element(tag::SEQUENCE, &[&element(tag::SEQUENCE, &[&element(tag::SEQUENCE, &[&singles.concat()])])])
     };
     let ids = [one.cert_id(serial(1)), one.cert_id(serial(2)), one.cert_id(serial(1))];
-    let reply = responder.answer(None, &request(&ids)).await;
+    let reply = responder.answer(Client::LOCAL, None, &request(&ids)).await;
     let response::Parsed::Basic(basic) = response::parse(&reply.body).unwrap() else { panic!("an error") };
     let asked: Vec<_> = basic.singles.iter().map(|single| single.cert_id).collect();
     assert_eq!(asked, ids);
     assert!(matches!(basic.singles[1].status, CertStatus::Revoked(_)));
     let mixed = [one.cert_id(serial(1)), two.cert_id(serial(1))];
-    assert_eq!(&responder.answer(None, &request(&mixed)).await.body[..], Failure::Unauthorized.der());
+    assert_eq!(&responder.answer(Client::LOCAL, None, &request(&mixed)).await.body[..], Failure::Unauthorized.der());
     let absent = [one.cert_id(serial(1)), one.cert_id(serial(99))];
-    assert_eq!(&responder.answer(None, &request(&absent)).await.body[..], Failure::Unauthorized.der());
+    assert_eq!(&responder.answer(Client::LOCAL, None, &request(&absent)).await.body[..], Failure::Unauthorized.der());
 }
 
 #[tokio::test]
@@ -281,7 +283,9 @@ async fn http_15_caches_keep_an_answer_no_longer_than_it_is_certain() {
     for (n, longest) in [(1, 60), (2, 1_800), (3, 30)] {
         let request = encode(&ca.cert_id(serial(n)), None);
         for _ in ["signed", "from the cache"] {
-            let Caching::Public { max_age, next_update, .. } = responder.answer(None, &request).await.caching else {
+            let Caching::Public { max_age, next_update, .. } =
+                responder.answer(Client::LOCAL, None, &request).await.caching
+            else {
                 panic!("it may be kept")
             };
             assert!(max_age <= longest, "{n}: {max_age}");
@@ -343,7 +347,7 @@ async fn any_octet_changed_in_a_request_still_gets_a_well_formed_response() {
         for change in [0x00, 0x01, 0x7f, 0x80, 0xff] {
             let mut bytes = request.clone();
             bytes[at] ^= change;
-            let reply = responder.answer(None, &bytes).await;
+            let reply = responder.answer(Client::LOCAL, None, &bytes).await;
             assert!(response::parse(&reply.body).is_ok(), "octet {at} changed by {change:02x}");
         }
     }

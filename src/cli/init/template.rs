@@ -92,6 +92,8 @@ impl Template {
 #body_timeout = \"10s\"
 # For a client that does not take what it asked for.
 #write_timeout = \"15s\"
+# Memory for signed OCSP answers; one MiB holds about 8,000 that are signed with P-256.
+#ocsp_cache_mib = 256
 
 [log]
 # \"text\" for people, \"json\" for machines; both go to stderr.
@@ -153,8 +155,15 @@ certificate = {certificate}
 #max_age_uncertain = {max_age_uncertain}
 # What is said of serials that were never issued: unauthorized, or the signed unknown.
 #not_issued = {not_issued}
-# Whether a nonce is answered, each with a signature of its own: live or off.
+# Whether a nonce is answered: live, each with a signature of its own; cached-reply, without the nonce; or off.
 #nonce = \"live\"
+# Signatures a second for requests that need one of their own: a nonce, a serial never issued; for all clients,
+# and for one (an IPv4 address or IPv6 /64). Beyond that the answer at hand is given, or tryLater.
+#live_rate = 1000
+#live_rate_per_client = 100
+# Which answers are signed before anybody asks: none, hot (asked for before) or all; and all at how many a second.
+#presign = \"hot\"
+#presign_rate = 2000
 
 ",
             name = self.issuer,
