@@ -433,7 +433,8 @@ fn public(asked: &Asked<'_>, serial: Option<&Serial>, signed: &Signed) -> Cachin
     let is_overdue = fit(signed, asked) == Fit::Overdue;
     let renewed_at = if is_overdue { plan.this_update + plan.grace } else { plan.renewed_at };
     let left = renewed_at.min(next_update - Duration::from_secs(1)).since(*now);
-    let spread = serial.map_or(0, |serial| authority::phase(serial, 128));
+    // A prime, so that every bit of the hash counts.
+    let spread = serial.map_or(0, |serial| authority::phase(serial, 127));
     let longest = plan.max_age - plan.max_age / 1_024 * u32::try_from(spread).unwrap_or(0);
     let max_age = u32::try_from(left.min(longest).as_secs()).unwrap_or(u32::MAX);
     Caching::Public { this_update, produced_at, next_update, max_age, tag: tag(authority, &signed.signature) }

@@ -1,6 +1,9 @@
 //! What the responder answers, seen through its own client check; `tests/` asks OpenSSL the same.
 #![allow(clippy::unwrap_used)]
 
+mod race_tests;
+mod refresh_tests;
+
 use super::check::{CheckError, Verified, check};
 use super::request::{encode, encode_cert_id};
 use super::*;
@@ -20,6 +23,7 @@ struct Ca {
     index: Arc<Index>,
     signer: Arc<Signer>,
     delegate: Certificate,
+    authority: rcgen::Issuer<'static, KeyPair>,
 }
 
 fn params(name: &str) -> CertificateParams {
@@ -30,29 +34,35 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
+/// A new delegate with a key of its own.
+fn delegate_of(authority: &rcgen::Issuer<'static, KeyPair>) -> (Arc<Signer>, Certificate) {
+    let key = KeyPair::generate().unwrap();
+    let mut delegate = params("delegate");
+    delegate.extended_key_usages = vec![ExtendedKeyUsagePurpose::OcspSigning];
+    let delegate = delegate.signed_by(&key, authority).unwrap();
+    let delegate = Certificate::from_der(delegate.der()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    (Arc::new(Signer::from_file(&file, &delegate).unwrap()), delegate)
+}
+
 impl Ca {
     fn new(name: &str) -> Self {
         let ca_key = KeyPair::generate().unwrap();
         let mut ca = params(name);
         ca.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
         let certificate = ca.self_signed(&ca_key).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut delegate = params("delegate");
-        delegate.extended_key_usages = vec![ExtendedKeyUsagePurpose::OcspSigning];
-        let delegate = delegate.signed_by(&key, &rcgen::Issuer::from_params(&ca, &ca_key)).unwrap();
-        let delegate = Certificate::from_der(delegate.der()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("key.pem");
-        std::fs::write(&file, key.serialize_pem()).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let signer = Arc::new(Signer::from_file(&file, &delegate).unwrap());
+        let authority = rcgen::Issuer::new(ca, ca_key);
+        let (signer, delegate) = delegate_of(&authority);
         let certificate = Certificate::from_der(certificate.der()).unwrap();
         let issuer = Arc::new(Issuer { name: name.parse().unwrap(), certificate });
         let index = Arc::new(Index::new());
         index.apply(&[(serial(1), record(Status::Good, 0))]);
         index.vouch(NOW);
         index.set_complete();
-        Self { issuer, index, signer, delegate }
+        Self { issuer, index, signer, delegate, authority }
     }
 
     fn authority(&self, id: u32, policy: Policy) -> Authority {
