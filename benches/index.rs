@@ -21,7 +21,13 @@ fn record(number: usize) -> Record {
     let revocation = Revocation { at: not_before, reason: Reason::Superseded, invalidity_date: None };
     // One in a hundred is revoked.
     let status = if number.is_multiple_of(100) { Status::Revoked(revocation) } else { Status::Good };
-    Record { not_before, not_after: not_before + Duration::from_secs(365 * 86_400), status, since: Time::default() }
+    Record {
+        not_before,
+        not_after: not_before + Duration::from_secs(365 * 86_400),
+        status,
+        since: Time::default(),
+        sha256: None,
+    }
 }
 
 fn filled(serials: &[Serial]) -> Index {

@@ -1,19 +1,19 @@
 //! What the parts of an OCSP answer cost: reading the request, making the answer with and without a signature.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use der::{Decode, Sequence, asn1::AnyRef, asn1::IntRef, asn1::OctetStringRef};
 use jarchy::index::{Index, Record};
 use jarchy::metrics::Metrics;
 use jarchy::ocsp::request::{self, Limits};
-use jarchy::ocsp::{Authority, Client, LiveRate, NoncePolicy, NotIssued, Policy, Presign, Responder};
+use jarchy::ocsp::{Authority, Client, Credential, LiveRate, Policy, Responder};
 use jarchy::pki::{Certificate, HashAlgorithm, Issuer, ManualClock, Serial, Status, Time};
 use jarchy::sign::Signer;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use std::hint::black_box;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The derived decoder of the `der` crate on the same request, as the yardstick for our own cursor.
 #[derive(Sequence)]
@@ -38,14 +38,31 @@ struct DerivedCertId<'a> {
     serial: IntRef<'a>,
 }
 
+/// Certificates of which an answer is kept.
+const CERTIFICATES: usize = 1_000_000;
+/// Octets of the key of an entry: signer, hash, options, a serial of 16 octets.
+const KEY: usize = 22;
+
 struct Setup {
     responder: Responder,
     runtime: tokio::runtime::Runtime,
     plain: Vec<u8>,
     with_nonce: Vec<u8>,
+    /// One for each certificate, without a nonce.
+    requests: Vec<Vec<u8>>,
 }
 
 fn setup(algorithm: &'static rcgen::SignatureAlgorithm) -> Setup {
+    setup_of(algorithm, 1, 1 << 20)
+}
+
+/// The serials have 16 octets.
+fn serial(n: usize) -> Serial {
+    Serial::from_content(&[&[0x5a; 8][..], &u64::try_from(n).unwrap().to_be_bytes()].concat()).unwrap()
+}
+
+/// A responder for so many certificates, with so much memory for answers.
+fn setup_of(algorithm: &'static rcgen::SignatureAlgorithm, certificates: usize, cache_bytes: usize) -> Setup {
     let ca_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
@@ -63,33 +80,28 @@ fn setup(algorithm: &'static rcgen::SignatureAlgorithm) -> Setup {
     let signer = Arc::new(Signer::from_file(&file, &delegate).unwrap());
 
     let now = Time::from_unix(1_795_000_000);
-    let serial = Serial::from_content(&[0x5a; 16]).unwrap();
     let index = Arc::new(Index::new());
     let year = Duration::from_secs(365 * 86_400);
-    let record = Record { not_before: now, not_after: now + year, status: Status::Good, since: Time::default() };
-    index.load(vec![(serial, record)]);
+    let record =
+        Record { not_before: now, not_after: now + year, status: Status::Good, since: Time::default(), sha256: None };
+    index.load((0..certificates).map(|n| (serial(n), record)).collect());
     index.vouch(now);
     index.set_complete();
     let issuer = Arc::new(Issuer { name: "bench".parse().unwrap(), certificate: ca });
-    let cert_id = request::encode_cert_id(&issuer.hashes(HashAlgorithm::Sha1), serial.as_bytes());
-    let policy = Policy {
-        lifetime: Duration::from_secs(3_600),
-        max_age_good: Duration::from_secs(60),
-        max_age_uncertain: Duration::from_secs(60),
-        not_issued: NotIssued::Unauthorized,
-        nonce: NoncePolicy::Live,
-        max_staleness: Duration::from_secs(60),
-        live_rate: LiveRate::default(),
-        presign: Presign::Hot,
-    };
-    let authority = Authority::new(0, issuer, index, signer, Some(&delegate), policy, now).unwrap();
+    let hashes = issuer.hashes(HashAlgorithm::Sha1);
+    let cert_id = |n| request::encode_cert_id(&hashes, serial(n).as_bytes());
+    // A nonce each time, as often as can be signed.
+    let policy = Policy { live_rate: LiveRate { issuer: 1_000_000_000, client: 1 }, ..Policy::default() };
+    let authority =
+        Authority::new(issuer, index, vec![Credential::new(0, signer, Some(delegate))], policy, now).unwrap();
     let clock = Arc::new(ManualClock::new(now));
-    let responder = Responder::new(vec![authority], 1 << 20, Limits::default(), clock, Metrics::new());
+    let responder = Responder::new(vec![authority], cache_bytes, Limits::default(), clock, Metrics::new());
     Setup {
         responder,
         runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),
-        plain: request::encode(&cert_id, None),
-        with_nonce: request::encode(&cert_id, Some(&[7; 32])),
+        plain: request::encode(&cert_id(0), None),
+        with_nonce: request::encode(&cert_id(0), Some(&[7; 32])),
+        requests: (0..certificates).map(|n| request::encode(&cert_id(n), None)).collect(),
     }
 }
 
@@ -125,7 +137,41 @@ fn answer(c: &mut Criterion) {
             b.iter(|| setup.runtime.block_on(setup.responder.answer(Client::LOCAL, None, black_box(&setup.plain))));
         });
     }
+    // No memory for answers, so that each is signed and kept for nobody.
+    let setup = setup_of(&rcgen::PKCS_ECDSA_P256_SHA256, 1_000, 0);
+    let mut next = setup.requests.iter().cycle();
+    group.bench_function("cold, P-256", |b| {
+        b.iter(|| setup.runtime.block_on(setup.responder.answer(Client::LOCAL, None, next.next().unwrap())));
+    });
     group.finish();
+}
+
+/// Answers that are kept: what each takes, and what one of many costs when memory is cold.
+fn many(c: &mut Criterion) {
+    let is_test = std::env::args().any(|argument| argument == "--test");
+    let certificates = if is_test { 10_000 } else { CERTIFICATES };
+    let setup = setup_of(&rcgen::PKCS_ECDSA_P256_SHA256, certificates, 4 << 30);
+    let ask = |request: &[u8]| setup.runtime.block_on(setup.responder.answer(Client::LOCAL, None, request));
+    let began = Instant::now();
+    for request in &setup.requests {
+        ask(request);
+    }
+    let took = began.elapsed();
+    let (entries, bytes) = setup.responder.cache_size();
+    let each = bytes as f64 / entries as f64;
+    println!(
+        "ocsp/cache: {entries} answers of P-256, signed in {took:.1?}, {bytes} octets: {each:.1} each, {:.1} beyond the \
+         key of {KEY}",
+        each - KEY as f64
+    );
+    // An order that no cache line and no prefetcher can guess.
+    let mut at = 0;
+    c.bench_function("ocsp/answer/one of a million from the cache, P-256", |b| {
+        b.iter(|| {
+            at = (at + 0x9e37_79b1) % setup.requests.len();
+            ask(black_box(&setup.requests[at]))
+        });
+    });
 }
 
 fn limit(c: &mut Criterion) {
@@ -144,5 +190,5 @@ fn limit(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, parse, answer, limit);
+criterion_group!(benches, parse, answer, many, limit);
 criterion_main!(benches);

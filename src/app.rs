@@ -14,7 +14,7 @@
 
 use crate::config::{self, Config, OcspSigner};
 use crate::crl::{Parts, Publisher, PublisherConfig, Shelf};
-use crate::feed::Feed;
+use crate::feed::{Fed, Feed};
 use crate::health::Health;
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
@@ -22,26 +22,35 @@ use crate::http::{Files, Site};
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::ocsp::request::Limits;
-use crate::ocsp::{Authority, LiveRate, NoncePolicy, NotIssued, Policy, Presign, Responder, refresh};
+use crate::ocsp::{
+    Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Responder, ResponderId,
+    refresh,
+};
 use crate::pki::{Certificate, Clock, Issuer, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
 use crate::source::sqlite::SqliteSource;
 use crate::state::State;
+use crate::telemetry::Logs;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeFrom;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// How long an HTTP cache may keep a list: short, because the next revocation makes a new one.
 const LIST_MAX_AGE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the signers' certificates still have time.
+const SIGNER_CHECK: Duration = Duration::from_secs(60);
+/// How long before the last of them ends health says so.
+const SIGNER_WARNING: Duration = Duration::from_secs(7 * 86_400);
 /// How often it is looked whether everything has become ready.
 const READY_CHECK: Duration = Duration::from_millis(10);
 
@@ -61,15 +70,27 @@ struct Common {
     state: State,
 }
 
-/// One issuer with its parts.
-struct Built {
+/// What stays of an issuer when the config is read again.
+struct Lasting {
     issuer: Issuer,
     index: Arc<Index>,
-    authority: Authority,
-    publisher: Option<(Publisher, Arc<Shelf>)>,
+    shelf: Option<Arc<Shelf>>,
 }
 
-/// Serves until SIGTERM or SIGINT; `on_ready` is called once everything can be answered.
+/// Everything that is served, and how to make it anew.
+struct Service {
+    common: Common,
+    issuers: Vec<Lasting>,
+    /// Numbers of signers, never given twice.
+    ids: RangeFrom<u32>,
+    /// The one that answers, for the refresher to follow.
+    responder: watch::Sender<Arc<Responder>>,
+    site: Arc<ArcSwap<Site>>,
+    logs: Logs,
+}
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reads the config again. `on_ready` is called once everything can
+/// be answered.
 ///
 /// # Errors
 /// If anything that the config names cannot be used. Once it serves it goes on, whatever fails, and says
@@ -77,6 +98,7 @@ struct Built {
 pub async fn serve(
     config: Config,
     listeners: Vec<TcpListener>,
+    logs: Logs,
     on_ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
@@ -84,26 +106,27 @@ pub async fn serve(
     let common = Common { clock: Arc::new(SystemClock), health: Health::new(), metrics: Metrics::new(), state };
     // A database that is missing or somebody else's is better said now than waited for.
     open_registry(&config).await?.close().await;
-    let issuers = issuers(&config, &common).await?;
-    let indexes: HashMap<_, _> =
-        issuers.iter().map(|built| (built.issuer.name.clone(), Arc::clone(&built.index))).collect();
-    let source = SqliteSource::new(config.database.path.clone(), config.database.poll);
-    let feed = Feed::new(
-        source,
-        indexes,
-        common.state.clone(),
-        Arc::clone(&common.clock),
-        common.metrics.feed("database"),
-        common.health.component("feed:database"),
-    );
+    let mut issuers = Vec::new();
+    let mut publishers = Vec::new();
+    for settings in &config.issuers {
+        let (lasting, publisher) =
+            lasting(settings, &config, &common).with_context(|| format!("issuer \"{}\"", settings.name))?;
+        issuers.push(lasting);
+        publishers.extend(publisher);
+    }
+    if !publishers.is_empty() {
+        common.state.claim().await?;
+    }
+    let mut ids = 0..;
+    let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
+    let feed = feed(&config, &issuers, &common);
 
     // From here on nothing fails any more but the sockets.
     let (stop_outside, outside) = watch::channel(false);
     let (stop_inside, inside) = watch::channel(false);
-    let (site, responder, publishers) = assemble(issuers, &config, &common);
-    let limits = limits(&config.server);
     let site = Arc::new(ArcSwap::from_pointee(site));
-    let server = Server::start(listeners, site, limits, &common.metrics, &common.health, &outside)?;
+    let limits = limits(&config.server);
+    let server = Server::start(listeners, Arc::clone(&site), limits, &common.metrics, &common.health, &outside)?;
     let mut outer_tasks = JoinSet::new();
     if let Some(address) = config.server.admin {
         let listener = admin_listener(address)?;
@@ -113,22 +136,18 @@ pub async fn serve(
     }
     let mut inner_tasks = JoinSet::new();
     inner_tasks.spawn(feed.run(inside.clone()));
-    inner_tasks.spawn(refresh::run(responder, inside.clone()));
+    let (responder, responders) = watch::channel(responder);
+    inner_tasks.spawn(refresh::run(responders, inside.clone()));
     for publisher in publishers {
         inner_tasks.spawn(publisher.run(inside.clone()));
     }
 
     let address = server.address();
-    tokio::select! {
-        () = ready(&common.health) => {
-            on_ready(address);
-            signals.next().await;
-        }
-        () = signals.next() => {}
-    }
+    let mut service = Service { common, issuers, ids, responder, site, logs };
+    service.run(&config, &mut signals, || on_ready(address)).await;
 
     tracing::info!("stopping");
-    common.health.stop();
+    service.common.health.stop();
     stop_outside.send_replace(true);
     let cut = server.stopped().await;
     if cut > 0 {
@@ -137,9 +156,81 @@ pub async fn serve(
     stop_inside.send_replace(true);
     inner_tasks.join_all().await;
     outer_tasks.join_all().await;
-    common.state.close().await;
+    service.common.state.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+impl Service {
+    /// Looks after what is served until a signal says stop.
+    async fn run(&mut self, config: &Config, signals: &mut Signals, on_ready: impl FnOnce()) {
+        self.watch_signers();
+        tokio::select! {
+            () = ready(&self.common.health) => on_ready(),
+            () = signals.stop() => return,
+        }
+        let mut minute = tokio::time::interval(SIGNER_CHECK);
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.hangup.recv() => match self.reload(&config.file) {
+                    Ok(()) => tracing::info!("the config was read again"),
+                    Err(error) => tracing::error!("the config stays as it was: {error:#}"),
+                },
+                _ = minute.tick() => self.watch_signers(),
+            }
+        }
+    }
+
+    /// Takes over keys, delegates, what is answered, and the log level. Listeners, databases, the list of
+    /// issuers and the times of CRLs need a restart.
+    fn reload(&mut self, file: &Path) -> anyhow::Result<()> {
+        let config = Config::load(file)?;
+        let names = config.issuers.iter().map(|issuer| &issuer.name);
+        anyhow::ensure!(
+            names.eq(self.issuers.iter().map(|lasting| &lasting.issuer.name)),
+            "other issuers than before: that needs a restart"
+        );
+        let (site, responder) = assemble(&config, &self.issuers, &mut self.ids, &self.common)?;
+        self.logs.set_level(&config.log.level)?;
+        self.responder.send_replace(responder);
+        self.site.store(Arc::new(site));
+        self.watch_signers();
+        Ok(())
+    }
+
+    /// Tells in time that no key will be left that may sign (promise 3, SEC-20).
+    fn watch_signers(&self) {
+        let now = self.common.clock.now();
+        for (name, until) in self.responder.borrow().signers_until() {
+            let health = self.common.health.component(&format!("ocsp:{name}"));
+            if until < now {
+                health.failed(format!("the certificate of the last signer ended at {until}"));
+            } else if until < now + SIGNER_WARNING {
+                health
+                    .degraded(format!("the certificate of the last signer ends at {until}: have the next one issued"));
+            } else {
+                health.ok();
+            }
+        }
+    }
+}
+
+fn feed(config: &Config, issuers: &[Lasting], common: &Common) -> Feed<SqliteSource> {
+    let fed = config.issuers.iter().zip(issuers).map(|(settings, lasting)| {
+        let reasons = settings.profile.policy().reasons;
+        let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes: settings.ocsp.cert_hash };
+        (settings.name.clone(), fed)
+    });
+    Feed::new(
+        SqliteSource::new(config.database.path.clone(), config.database.poll),
+        fed.collect(),
+        common.state.clone(),
+        Arc::clone(&common.clock),
+        common.metrics.feed("database"),
+        common.health.component("feed:database"),
+    )
 }
 
 async fn ready(health: &Health) {
@@ -148,19 +239,24 @@ async fn ready(health: &Health) {
     }
 }
 
-/// SIGTERM and SIGINT; listened for from the start, so that none is missed.
+/// SIGTERM, SIGINT and SIGHUP; listened for from the start, so that none is missed.
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let handler = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: handler(SignalKind::terminate())?,
+            interrupt: handler(SignalKind::interrupt())?,
+            hangup: handler(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) {
+    async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -192,55 +288,106 @@ pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
     Ok(registry)
 }
 
-async fn issuers(config: &Config, common: &Common) -> anyhow::Result<Vec<Built>> {
-    let mut built = Vec::new();
-    for (issuer, id) in config.issuers.iter().zip(0..) {
-        let context = || format!("issuer \"{}\"", issuer.name);
-        built.push(build(issuer, id, config, common).with_context(context)?);
-    }
-    if built.iter().any(|built| built.publisher.is_some()) {
-        common.state.claim().await?;
-    }
-    Ok(built)
-}
-
-fn build(settings: &config::Issuer, id: u32, config: &Config, common: &Common) -> anyhow::Result<Built> {
+/// The parts of an issuer that outlive a reload, and who makes its lists.
+fn lasting(
+    settings: &config::Issuer,
+    config: &Config,
+    common: &Common,
+) -> anyhow::Result<(Lasting, Option<Publisher>)> {
     let certificate = read_certificate(&settings.certificate)?;
     let issuer = Issuer { name: settings.name.clone(), certificate };
     let index = Arc::new(Index::new());
-    let (signer, delegate) = match &settings.ocsp.signer {
-        OcspSigner::Ca { key } => (Signer::from_file(key, &issuer.certificate)?, None),
-        OcspSigner::Delegate { certificate, key } => {
-            let delegate = read_certificate(certificate)?;
-            (Signer::from_file(key, &delegate)?, Some(delegate))
-        }
+    let publisher = settings.crl.as_ref().map(|crl| publisher(crl, &issuer, &index, config, common)).transpose()?;
+    let (publisher, shelf) = publisher.unzip();
+    Ok((Lasting { issuer, index, shelf }, publisher))
+}
+
+/// What HTTP serves: everything that may change with the config.
+fn assemble(
+    config: &Config,
+    issuers: &[Lasting],
+    ids: &mut RangeFrom<u32>,
+    common: &Common,
+) -> anyhow::Result<(Site, Arc<Responder>)> {
+    let (mut authorities, mut files) = (Vec::new(), BTreeMap::new());
+    for (settings, Lasting { issuer, index, shelf }) in config.issuers.iter().zip(issuers) {
+        let context = || format!("issuer \"{}\"", settings.name);
+        let credentials = credentials(settings, issuer, ids).with_context(context)?;
+        let (shared, index) = (Arc::new(issuer.clone()), Arc::clone(index));
+        let policy = policy(settings, config);
+        let authority = Authority::new(shared, index, credentials, policy, common.clock.now());
+        authorities.push(authority.with_context(context)?);
+        let certificate = Bytes::copy_from_slice(issuer.certificate.der());
+        files.insert(issuer.name.clone(), Files::new(shelf.clone(), certificate, LIST_MAX_AGE));
+    }
+    let (clock, metrics) = (Arc::clone(&common.clock), common.metrics.clone());
+    let cache_bytes = config.server.limits.ocsp_cache_mib.get().saturating_mul(1 << 20);
+    let responder = Responder::new(authorities, cache_bytes, Limits::default(), Arc::clone(&clock), metrics.clone());
+    let responder = Arc::new(responder);
+    Ok((Site::new(Arc::clone(&responder), files, clock, metrics), responder))
+}
+
+/// The keys that sign OCSP responses for one issuer, each with a number that `ids` has not given before.
+fn credentials(
+    settings: &config::Issuer,
+    issuer: &Issuer,
+    ids: &mut RangeFrom<u32>,
+) -> anyhow::Result<Vec<Credential>> {
+    let load = |signer: &OcspSigner| {
+        let (signer, delegate) = match signer {
+            OcspSigner::Ca { key } => (Signer::from_file(key, &issuer.certificate)?, None),
+            OcspSigner::Delegate { certificate, key } => {
+                let delegate = read_certificate(certificate)?;
+                (Signer::from_file(key, &delegate)?, Some(delegate))
+            }
+        };
+        let id = ids.next().context("no numbers are left for signers: restart the service")?;
+        Ok(Credential::new(id, Arc::new(signer), delegate))
     };
-    let policy = Policy {
-        lifetime: settings.ocsp.lifetime,
-        max_age_good: settings.ocsp.max_age,
-        max_age_uncertain: settings.ocsp.max_age_uncertain,
-        not_issued: match settings.ocsp.not_issued {
+    settings.ocsp.signers.iter().map(load).collect()
+}
+
+fn policy(settings: &config::Issuer, config: &Config) -> Policy {
+    let ocsp = &settings.ocsp;
+    let name = &settings.name;
+    let crl_url = config.server.public_url.as_ref().filter(|_| ocsp.crl_id);
+    Policy {
+        lifetime: ocsp.lifetime,
+        max_age_good: ocsp.max_age,
+        max_age_uncertain: ocsp.max_age_uncertain,
+        not_issued: match ocsp.not_issued {
             config::NotIssued::Unauthorized => NotIssued::Unauthorized,
             config::NotIssued::Unknown => NotIssued::Unknown,
+            config::NotIssued::Revoked => NotIssued::Revoked,
         },
-        nonce: match settings.ocsp.nonce {
+        not_yet_valid: match ocsp.not_yet_valid {
+            config::NotYetValid::Status => NotYetValid::Status,
+            config::NotYetValid::Unknown => NotYetValid::Unknown,
+        },
+        nonce: match ocsp.nonce {
             config::Nonce::Live => NoncePolicy::Live,
             config::Nonce::CachedReply => NoncePolicy::CachedReply,
             config::Nonce::Off => NoncePolicy::Off,
         },
         max_staleness: config.database.max_staleness,
-        live_rate: LiveRate { issuer: settings.ocsp.live_rate, client: settings.ocsp.live_rate_per_client },
-        presign: match settings.ocsp.presign {
+        retention: ocsp.retention,
+        archive_cutoff: ocsp.archive_cutoff,
+        cert_hash: ocsp.cert_hash,
+        invalidity_date: ocsp.invalidity_date,
+        crl_url: crl_url.map(|url| format!("{url}/crl/{name}.crl").into()),
+        responder_id: match ocsp.responder_id {
+            config::ResponderId::ByKey => ResponderId::ByKey,
+            config::ResponderId::ByName => ResponderId::ByName,
+        },
+        ca_revoked: settings.ca_revoked,
+        end_of_life: settings.end_of_life,
+        live_rate: LiveRate { issuer: ocsp.live_rate, client: ocsp.live_rate_per_client },
+        presign: match ocsp.presign {
             config::Presign::None => Presign::None,
             config::Presign::Hot => Presign::Hot,
-            config::Presign::All => Presign::All { rate: settings.ocsp.presign_rate.get() },
+            config::Presign::All => Presign::All { rate: ocsp.presign_rate.get() },
         },
-    };
-    let now = common.clock.now();
-    let shared = Arc::new(issuer.clone());
-    let authority = Authority::new(id, shared, Arc::clone(&index), Arc::new(signer), delegate.as_ref(), policy, now)?;
-    let publisher = settings.crl.as_ref().map(|crl| publisher(crl, &issuer, &index, config, common)).transpose()?;
-    Ok(Built { issuer, index, authority, publisher })
+    }
 }
 
 fn publisher(
@@ -274,23 +421,6 @@ fn publisher(
         metrics: common.metrics.clone(),
     };
     Ok((Publisher::new(settings, parts)?, shelf))
-}
-
-/// What HTTP serves, who answers, and who makes the lists.
-fn assemble(issuers: Vec<Built>, config: &Config, common: &Common) -> (Site, Arc<Responder>, Vec<Publisher>) {
-    let (mut authorities, mut publishers, mut files) = (Vec::new(), Vec::new(), BTreeMap::new());
-    for Built { issuer, authority, publisher, .. } in issuers {
-        let (publisher, shelf) = publisher.unzip();
-        authorities.push(authority);
-        publishers.extend(publisher);
-        let certificate = Bytes::copy_from_slice(issuer.certificate.der());
-        files.insert(issuer.name, Files::new(shelf, certificate, LIST_MAX_AGE));
-    }
-    let (clock, metrics) = (Arc::clone(&common.clock), common.metrics.clone());
-    let cache_bytes = config.server.limits.ocsp_cache_mib.get().saturating_mul(1 << 20);
-    let responder = Responder::new(authorities, cache_bytes, Limits::default(), Arc::clone(&clock), metrics.clone());
-    let responder = Arc::new(responder);
-    (Site::new(Arc::clone(&responder), files, clock, metrics), responder, publishers)
 }
 
 fn limits(server: &config::Server) -> server::Limits {

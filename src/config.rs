@@ -9,10 +9,11 @@
 
 mod file;
 pub mod profile;
+pub mod show;
 
-pub use profile::{Hold, Nonce, NotIssued, Presign, Profile};
+pub use profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId};
 
-use crate::pki::IssuerName;
+use crate::pki::{IssuerName, Reason, Revocation, Time};
 use crate::telemetry::Format;
 use humantime_serde::re::humantime::format_duration;
 use std::collections::HashMap;
@@ -130,6 +131,10 @@ pub struct Issuer {
     pub profile: Profile,
     /// Whether its certificates may be put on hold.
     pub hold: Hold,
+    /// The CA itself is revoked or its key compromised: every certificate of it is answered as revoked.
+    pub ca_revoked: Option<Revocation>,
+    /// The CA's life is over: the answers and lists that are signed now never lapse.
+    pub end_of_life: bool,
     /// How it answers.
     pub ocsp: Ocsp,
     /// How it publishes CRLs; `None` where the CA's key is not at hand.
@@ -156,8 +161,9 @@ pub enum OcspSigner {
 /// `[issuer.ocsp]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ocsp {
-    /// Who signs.
-    pub signer: OcspSigner,
+    /// Who signs, at least one: the first by default, or one of the same algorithm that began later; another
+    /// algorithm's where a client prefers it.
+    pub signers: Vec<OcspSigner>,
     /// nextUpdate − thisUpdate; whole seconds.
     pub lifetime: Duration,
     /// The longest max-age of an answer `good`; whole seconds.
@@ -178,6 +184,20 @@ pub struct Ocsp {
     /// Signatures a second, at most, with which `presign = "all"` signs what nobody has asked for.
     /// Default 2,000.
     pub presign_rate: NonZeroU32,
+    /// What is said of certificates that are not valid yet. Default: their status.
+    pub not_yet_valid: NotYetValid,
+    /// How responses name their signer. Default: by key.
+    pub responder_id: ResponderId,
+    /// How long after its notAfter a certificate is answered for; whole seconds, `None` for ever (the default).
+    pub retention: Option<Duration>,
+    /// Whether answers carry archiveCutoff.
+    pub archive_cutoff: bool,
+    /// Whether answers carry certHash.
+    pub cert_hash: bool,
+    /// Whether answers about revoked certificates carry the invalidity date.
+    pub invalidity_date: bool,
+    /// Whether answers about revoked certificates name the CRL. Default: they do not.
+    pub crl_id: bool,
 }
 
 /// `[issuer.crl]`.
@@ -485,7 +505,8 @@ impl Check<'_> {
 
     fn issuer(&mut self, issuer: Spanned<file::Issuer>) -> Option<Issuer> {
         let span = issuer.span();
-        let file::Issuer { name, certificate, profile, hold, ocsp, crl } = issuer.into_inner();
+        let file::Issuer { name, certificate, profile, hold, ca_revoked_at, ca_revoked_reason, end_of_life, ocsp, crl } =
+            issuer.into_inner();
         let parsed = name.get_ref().parse::<IssuerName>();
         if let Err(error) = &parsed {
             self.at(name.span(), error.to_string(), "the name stands in URLs, such as /crl/<name>.crl");
@@ -498,43 +519,88 @@ impl Check<'_> {
             let message = format!("profile {profile} does not allow certificates on hold");
             self.at(hold.span(), message, "leave `hold` out, or choose another profile");
         }
+        if let Some(end) = end_of_life.as_ref().filter(|end| *end.get_ref() && !policy.end_of_life) {
+            let message = format!("profile {profile} knows no answers that never lapse");
+            self.at(end.span(), message, "leave `end_of_life` out, or choose the profile etsi or national");
+        }
+        let ca_revoked = self.ca_revoked(ca_revoked_at, ca_revoked_reason);
         let crl = crl.map(|crl| self.crl(crl, profile));
-        let signer = self.signer(&ocsp, crl.as_ref(), span);
-        let ocsp = self.ocsp(ocsp, profile, signer);
+        let signers = self.signers(&ocsp, crl.as_ref(), span);
+        let ocsp = self.ocsp(ocsp, profile, signers);
         Some(Issuer {
             name: parsed.ok()?,
             certificate: self.path(certificate),
             profile,
             hold: hold.map_or(policy.hold, Spanned::into_inner),
+            ca_revoked,
+            end_of_life: end_of_life.is_some_and(Spanned::into_inner),
             ocsp: ocsp?,
             crl,
         })
     }
 
-    /// Who signs OCSP responses: the delegate, or else the CA with the key that it signs CRLs with.
-    fn signer(&mut self, ocsp: &file::Ocsp, crl: Option<&Crl>, issuer: Range<usize>) -> Option<OcspSigner> {
-        let path = |setting: &Spanned<PathBuf>| self.folder.join(setting.get_ref());
-        match (&ocsp.certificate, &ocsp.key, crl) {
-            (Some(certificate), Some(key), _) => {
-                Some(OcspSigner::Delegate { certificate: path(certificate), key: path(key) })
+    /// OCSP-37.
+    fn ca_revoked(&mut self, at: file::Setting<String>, reason: file::Setting<String>) -> Option<Revocation> {
+        let Some(at) = at else {
+            if let Some(reason) = reason {
+                self.at(
+                    reason.span(),
+                    "a reason, but no time",
+                    "add `ca_revoked_at`, or leave `ca_revoked_reason` out",
+                );
             }
-            (None, Some(key), _) => Some(OcspSigner::Ca { key: path(key) }),
-            (None, None, Some(crl)) => Some(OcspSigner::Ca { key: crl.key.clone() }),
-            (Some(certificate), None, _) => {
-                let help = "add `key = \"…\"` to [issuer.ocsp]; or leave `certificate` out and the CA's own key signs";
-                self.at(certificate.span(), "an OCSP certificate is named, but not its key", help);
-                None
-            }
-            (None, None, None) => {
-                let help = "give [issuer.ocsp] `certificate` and `key` of a delegate, or [issuer.crl] the `key` of the \
-                            CA, which then signs OCSP responses and CRLs";
-                self.at(issuer, "this issuer has no key to sign with", help);
-                None
-            }
+            return None;
+        };
+        let time = Time::from_rfc3339(at.get_ref());
+        if time.is_none() {
+            let message = format!("{:?} is not a time", at.get_ref());
+            self.at(at.span(), message, "write it in UTC, like \"2026-11-22T06:17:54Z\"");
         }
+        let reason = match reason.as_ref().map(|reason| (reason.span(), reason.get_ref().parse::<Reason>())) {
+            None => Reason::CaCompromise,
+            Some((_, Ok(reason))) => reason,
+            Some((span, Err(error))) => {
+                self.at(span, error.to_string(), "the usual one is cACompromise");
+                return None;
+            }
+        };
+        Some(Revocation { at: time?, reason, invalidity_date: None })
     }
 
-    fn ocsp(&mut self, ocsp: file::Ocsp, profile: Profile, signer: Option<OcspSigner>) -> Option<Ocsp> {
+    /// Who signs OCSP responses: the delegates, or else the CA with the key that it signs CRLs with.
+    fn signers(&mut self, ocsp: &file::Ocsp, crl: Option<&Crl>, issuer: Range<usize>) -> Option<Vec<OcspSigner>> {
+        let mut signers: Vec<_> = self.first_signer(ocsp).into_iter().collect();
+        signers.extend(ocsp.delegates.iter().map(|delegate| OcspSigner::Delegate {
+            certificate: self.folder.join(&delegate.certificate),
+            key: self.folder.join(&delegate.key),
+        }));
+        if let (Some(certificate), None) = (&ocsp.certificate, &ocsp.key) {
+            let help = "add `key = \"…\"` to [issuer.ocsp]; or leave `certificate` out and the CA's own key signs";
+            self.at(certificate.span(), "an OCSP certificate is named, but not its key", help);
+            return None;
+        }
+        if signers.is_empty() {
+            signers.extend(crl.map(|crl| OcspSigner::Ca { key: crl.key.clone() }));
+        }
+        if signers.is_empty() {
+            let help = "give [issuer.ocsp] `certificate` and `key` of a delegate, or [issuer.crl] the `key` of the CA, \
+                        which then signs OCSP responses and CRLs";
+            self.at(issuer, "this issuer has no key to sign with", help);
+            return None;
+        }
+        Some(signers)
+    }
+
+    /// The one that [issuer.ocsp] itself names.
+    fn first_signer(&self, ocsp: &file::Ocsp) -> Option<OcspSigner> {
+        let key = self.folder.join(ocsp.key.as_ref()?.get_ref());
+        Some(match &ocsp.certificate {
+            Some(certificate) => OcspSigner::Delegate { certificate: self.folder.join(certificate.get_ref()), key },
+            None => OcspSigner::Ca { key },
+        })
+    }
+
+    fn ocsp(&mut self, ocsp: file::Ocsp, profile: Profile, signers: Option<Vec<OcspSigner>>) -> Option<Ocsp> {
         let policy = profile.policy();
         let (shortest, longest) = policy.ocsp_lifetime_limits;
         let lifetime = self.seconds(ocsp.lifetime, policy.ocsp_lifetime, shortest, longest);
@@ -550,8 +616,9 @@ impl Check<'_> {
             self.at(setting.span(), message, "choose at most `live_rate`, or raise that too");
         }
         let live_rate_per_client = per_client.map_or_else(|| live_rate.div_ceil(10), |setting| *setting.get_ref());
+        let retention = ocsp.retention.and_then(|retention| self.retention(&retention));
         Some(Ocsp {
-            signer: signer?,
+            signers: signers?,
             lifetime,
             max_age,
             max_age_uncertain,
@@ -561,7 +628,29 @@ impl Check<'_> {
             live_rate_per_client,
             presign: ocsp.presign,
             presign_rate: ocsp.presign_rate.or_else(|| NonZeroU32::new(2_000)).unwrap_or(NonZeroU32::MIN),
+            not_yet_valid: ocsp.not_yet_valid,
+            responder_id: ocsp.responder_id,
+            retention,
+            archive_cutoff: ocsp.archive_cutoff.unwrap_or(policy.archive_cutoff),
+            cert_hash: ocsp.cert_hash.unwrap_or(policy.cert_hash),
+            invalidity_date: ocsp.invalidity_date.unwrap_or(policy.invalidity_date),
+            crl_id: ocsp.crl_id.is_some_and(Spanned::into_inner),
         })
+    }
+
+    /// A time, or `None` for the word "forever" (and for what is wrong, which is then noted).
+    fn retention(&mut self, setting: &Spanned<String>) -> Option<Duration> {
+        let text = setting.get_ref();
+        if text == "forever" {
+            return None;
+        }
+        let parsed = humantime_serde::re::humantime::parse_duration(text);
+        let whole = parsed.ok().filter(|retention| retention.subsec_nanos() == 0);
+        if whole.is_none() {
+            let message = format!("{text:?} is no time to keep something");
+            self.at(setting.span(), message, "write \"forever\", or a number and a unit: \"10years\", \"90d\"");
+        }
+        whole
     }
 
     fn crl(&mut self, crl: file::Crl, profile: Profile) -> Crl {

@@ -11,7 +11,7 @@
 use crate::health::Component;
 use crate::index::{Index, Record};
 use crate::metrics;
-use crate::pki::{Clock, IssuerName, Serial, Status, Time};
+use crate::pki::{Clock, IssuerName, Reason, Serial, Status, Time};
 use crate::source::{OddRow, Row, Source, SourceError};
 use crate::state::{Seen, State};
 use std::collections::{BTreeSet, HashMap};
@@ -34,11 +34,23 @@ const AHEAD: Duration = Duration::from_secs(300);
 /// loading does not rewrite the index again and again.
 const LOAD_BATCH: usize = 65_536;
 
+/// What a feed keeps in agreement for one issuer, and by what rules.
+#[derive(Clone, Debug)]
+pub struct Fed {
+    /// The index.
+    pub index: Arc<Index>,
+    /// The reasons that the issuer's profile lets be published; any other becomes none, holds too, which
+    /// are then final (BR-15, CRL-42).
+    pub reasons: &'static [Reason],
+    /// Whether the index keeps the hashes of certificates.
+    pub hashes: bool,
+}
+
 /// One feed; [`Feed::run`] is all it does.
 #[derive(Debug)]
 pub struct Feed<S> {
     source: S,
-    indexes: HashMap<IssuerName, Arc<Index>>,
+    issuers: HashMap<IssuerName, Fed>,
     state: State,
     clock: Arc<dyn Clock>,
     metrics: metrics::Feed,
@@ -50,17 +62,17 @@ pub struct Feed<S> {
 }
 
 impl<S: Source> Feed<S> {
-    /// Feeds `indexes` from `source`.
+    /// Feeds the indexes of `issuers` from `source`.
     pub fn new(
         source: S,
-        indexes: HashMap<IssuerName, Arc<Index>>,
+        issuers: HashMap<IssuerName, Fed>,
         state: State,
         clock: Arc<dyn Clock>,
         metrics: metrics::Feed,
         health: Component,
     ) -> Self {
         let (doubts, strangers) = (BTreeSet::new(), BTreeSet::new());
-        Self { source, indexes, state, clock, metrics, health, doubts, strangers }
+        Self { source, issuers, state, clock, metrics, health, doubts, strangers }
     }
 
     /// Runs until `stop` turns true. Errors of the database are waited out, never passed on.
@@ -93,7 +105,7 @@ impl<S: Source> Feed<S> {
 
     /// What was known to be revoked before this start is known from the first moment.
     async fn recall(&mut self) {
-        for (issuer, index) in &self.indexes {
+        for (issuer, Fed { index, .. }) in &self.issuers {
             let seen = loop {
                 match self.state.revocations(issuer).await {
                     Ok(seen) => break seen,
@@ -132,7 +144,7 @@ impl<S: Source> Feed<S> {
                 return Ok(());
             }
             self.vouch(as_of);
-            self.indexes.values().for_each(|index| index.tidy());
+            self.issuers.values().for_each(|fed| fed.index.tidy());
             if self.source.wait(PATIENCE).await? {
                 return Ok(());
             }
@@ -162,7 +174,7 @@ impl<S: Source> Feed<S> {
         for (issuer, mut records) in collected {
             self.flush(&issuer, &mut records, 0);
         }
-        let known: u64 = self.indexes.values().map(|index| index.issued()).sum();
+        let known: u64 = self.issuers.values().map(|fed| fed.index.issued()).sum();
         if rows < known && self.strangers.is_empty() {
             self.doubt(format!(
                 "the database holds {rows} certificates where {known} were known: those that are gone keep their last status"
@@ -173,7 +185,7 @@ impl<S: Source> Feed<S> {
     }
 
     fn flush(&self, issuer: &IssuerName, records: &mut Vec<(Serial, Record)>, at_least: usize) {
-        let Some(index) = self.indexes.get(issuer) else { return };
+        let Some(Fed { index, .. }) = self.issuers.get(issuer) else { return };
         let quarter = usize::try_from(index.issued() / 4).unwrap_or(usize::MAX);
         if at_least == 0 || records.len() >= at_least.max(quarter) {
             index.load(std::mem::take(records));
@@ -184,7 +196,7 @@ impl<S: Source> Feed<S> {
     async fn take(&mut self, rows: Vec<Row>, as_of: Time) -> u64 {
         let mut changed = 0;
         for (issuer, believed) in self.believe(rows, as_of, false).await {
-            if let Some(index) = self.indexes.get(&issuer) {
+            if let Some(Fed { index, .. }) = self.issuers.get(&issuer) {
                 changed += index.apply(&believed);
             }
         }
@@ -200,12 +212,12 @@ impl<S: Source> Feed<S> {
     ) -> Vec<(IssuerName, Vec<(Serial, Record)>)> {
         let mut believed: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
         for row in rows {
-            let Some((issuer, index)) = self.indexes.get_key_value(row.issuer.as_str()) else {
+            let Some((issuer, fed)) = self.issuers.get_key_value(row.issuer.as_str()) else {
                 self.stranger(&row.issuer);
                 continue;
             };
-            let (issuer, known) = (issuer.clone(), index.view().get(&row.serial));
-            match judge(&row, known.as_ref(), as_of, loading) {
+            let (issuer, known) = (issuer.clone(), fed.index.view().get(&row.serial));
+            match judge(&row, fed, known.as_ref(), as_of, loading) {
                 Ok(record) => believed.entry(issuer).or_default().push((row.serial, record)),
                 Err(doubt) => self.doubt(format!("{doubt} (issuer {issuer}, serial {})", row.serial)),
             }
@@ -219,7 +231,7 @@ impl<S: Source> Feed<S> {
     /// Writes revocations and releases that are news into the durable state (promise 12). Should that
     /// fail, they are answered all the same: being heard comes before being remembered.
     async fn remember(&mut self, issuer: &IssuerName, records: &[(Serial, Record)]) {
-        let Some(index) = self.indexes.get(issuer) else { return };
+        let Some(Fed { index, .. }) = self.issuers.get(issuer) else { return };
         let view = arc_swap::Guard::into_inner(index.view());
         let news: Vec<_> = records
             .iter()
@@ -238,14 +250,14 @@ impl<S: Source> Feed<S> {
     }
 
     fn vouch(&mut self, as_of: Time) {
-        for index in self.indexes.values() {
+        for Fed { index, .. } in self.issuers.values() {
             index.vouch(as_of);
             if !index.is_complete() {
                 index.set_complete();
             }
         }
         self.metrics.as_of.set(as_of.unix());
-        let known: u64 = self.indexes.values().map(|index| index.issued()).sum();
+        let known: u64 = self.issuers.values().map(|fed| fed.index.issued()).sum();
         self.metrics.certificates.set(i64::try_from(known).unwrap_or(i64::MAX));
         match self.doubts.last() {
             None => self.health.ok(),
@@ -281,7 +293,7 @@ impl<S: Source> Feed<S> {
 }
 
 /// What is to be believed of `row`, when `known` was known before.
-fn judge(row: &Row, known: Option<&Record>, as_of: Time, loading: bool) -> Result<Record, &'static str> {
+fn judge(row: &Row, fed: &Fed, known: Option<&Record>, as_of: Time, loading: bool) -> Result<Record, &'static str> {
     let status = match row.status {
         Status::Revoked(mut revocation) => {
             if revocation.at > row.changed_at {
@@ -290,6 +302,9 @@ fn judge(row: &Row, known: Option<&Record>, as_of: Time, loading: bool) -> Resul
                     tracing::warn!(issuer, %serial, at = %revocation.at, "a revocation is dated ahead; it is published now");
                 }
                 revocation.at = row.changed_at;
+            }
+            if !fed.reasons.contains(&revocation.reason) {
+                revocation.reason = Reason::Unspecified;
             }
             Status::Revoked(revocation)
         }
@@ -312,12 +327,18 @@ fn judge(row: &Row, known: Option<&Record>, as_of: Time, loading: bool) -> Resul
         None if loading && status == Status::Good && row.changed_at + RECENT < as_of => Time::default(),
         None => as_of,
     };
-    Ok(Record { not_before: row.not_before, not_after: row.not_after, status, since })
+    Ok(Record {
+        not_before: row.not_before,
+        not_after: row.not_after,
+        status,
+        since,
+        sha256: row.sha256.filter(|_| fed.hashes),
+    })
 }
 
 fn record_of(seen: &Seen) -> Record {
     let status = Status::Revoked(seen.revocation);
-    Record { not_before: seen.not_before, not_after: seen.not_after, status, since: seen.learned }
+    Record { not_before: seen.not_before, not_after: seen.not_after, status, since: seen.learned, sha256: None }
 }
 
 /// `None` for one that is good now: it was released.

@@ -26,6 +26,16 @@ pub enum Format {
     Json,
 }
 
+/// As it is written in the config.
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
 /// Why logging cannot be set up or changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]

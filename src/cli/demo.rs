@@ -54,9 +54,9 @@ impl Demo {
         let listeners = server::bind(self.listen()?, threads.get())?;
         let address = listeners.first().context("no socket")?.local_addr()?;
         let prepared = self.prepare(address).await?;
-        telemetry::init(prepared.config.log.format, &prepared.config.log.level)?;
+        let logs = telemetry::init(prepared.config.log.format, &prepared.config.log.level)?;
         let config = prepared.config.clone();
-        app::serve(config, listeners, |address| announce(&prepared.announcement(address))).await
+        app::serve(config, listeners, logs, |address| announce(&prepared.announcement(address))).await
     }
 
     /// Where to listen, before anything is made: what is made names the port.

@@ -231,7 +231,7 @@ mod tests {
         let main = config.issuer("main").unwrap();
         assert_eq!(main.certificate, init.ca_cert);
         let (certificate, key) = (init.ocsp_cert.clone().unwrap(), init.dir.join("ocsp.key"));
-        assert_eq!(main.ocsp.signer, OcspSigner::Delegate { certificate, key });
+        assert_eq!(main.ocsp.signers, [OcspSigner::Delegate { certificate, key }]);
         assert_eq!(main.crl.as_ref().map(|crl| &crl.key), init.ca_key.as_ref());
         assert_eq!(config.server.listen.port(), 4711);
         let registry = Registry::open(&config.database.path).await.unwrap();

@@ -5,6 +5,7 @@
 
 pub mod add;
 mod client;
+pub mod config;
 pub mod demo;
 pub mod healthcheck;
 pub mod hold;
@@ -22,7 +23,7 @@ mod registry_tests;
 pub use select::{Audited, IssuerChoice};
 
 use crate::app;
-use crate::config::{self, Config};
+use crate::config::{Config, FILE_NAME};
 use crate::pki::Certificate;
 use crate::registry::Registry;
 use anyhow::Context;
@@ -51,13 +52,14 @@ enum Command {
     Status(OnRegistry<status::Status>),
     Query(query::Query),
     Healthcheck(healthcheck::Healthcheck),
+    Config(config::ConfigCommand),
 }
 
 /// Where the config file is.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigFile {
     /// The config file
-    #[arg(long, value_name = "FILE", default_value = config::FILE_NAME)]
+    #[arg(long, value_name = "FILE", default_value = FILE_NAME)]
     config: PathBuf,
 }
 
@@ -116,6 +118,7 @@ impl Cli {
             }
             Command::Query(command) => return command.run(out).await,
             Command::Healthcheck(command) => command.run(out).await?,
+            Command::Config(command) => command.run(out)?,
         }
         Ok(ExitCode::SUCCESS)
     }

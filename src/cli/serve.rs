@@ -24,9 +24,9 @@ impl Serve {
     /// If the config, or what it names, cannot be used.
     pub async fn run(self) -> anyhow::Result<()> {
         let config = self.config.load()?;
-        telemetry::init(config.log.format, &config.log.level)?;
+        let logs = telemetry::init(config.log.format, &config.log.level)?;
         let listeners = app::bind(self.listen.unwrap_or(config.server.listen), &config.server)?;
-        app::serve(config, listeners, announce).await
+        app::serve(config, listeners, logs, announce).await
     }
 }
 

@@ -3,7 +3,7 @@
 //! Only what serde can see is checked here: names, types, spellings. Each value keeps its place in the
 //! text, so that what is wrong between two settings can be shown where it stands.
 
-use super::profile::{Hold, Nonce, NotIssued, Presign, Profile};
+use super::profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId};
 use crate::telemetry::Format;
 use humantime_serde::Serde;
 use serde::Deserialize;
@@ -85,6 +85,9 @@ pub(super) struct Issuer {
     #[serde(default)]
     pub(super) profile: Profile,
     pub(super) hold: Option<Spanned<Hold>>,
+    pub(super) ca_revoked_at: Setting<String>,
+    pub(super) ca_revoked_reason: Setting<String>,
+    pub(super) end_of_life: Setting<bool>,
     #[serde(default)]
     pub(super) ocsp: Ocsp,
     pub(super) crl: Option<Crl>,
@@ -106,6 +109,24 @@ pub(super) struct Ocsp {
     #[serde(default)]
     pub(super) presign: Presign,
     pub(super) presign_rate: Option<NonZeroU32>,
+    #[serde(default)]
+    pub(super) not_yet_valid: NotYetValid,
+    #[serde(default)]
+    pub(super) responder_id: ResponderId,
+    pub(super) retention: Setting<String>,
+    pub(super) archive_cutoff: Option<bool>,
+    pub(super) cert_hash: Option<bool>,
+    pub(super) invalidity_date: Option<bool>,
+    pub(super) crl_id: Setting<bool>,
+    #[serde(default, rename = "delegate")]
+    pub(super) delegates: Vec<Delegate>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Delegate {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,6 +3,7 @@
 //! Goes in: the word in `profile = "…"`. Comes out: a [`Policy`], whose values are the defaults of an
 //! issuer's settings and whose limits are what those settings may not pass.
 
+use crate::pki::Reason;
 use serde::Deserialize;
 use std::fmt;
 use std::time::Duration;
@@ -30,6 +31,30 @@ pub enum NotIssued {
     Unauthorized,
     /// A signed response that says `unknown`.
     Unknown,
+    /// A signed response that says `revoked` since 1970, and that this responder does so (OCSP-35).
+    Revoked,
+}
+
+/// What is said of a certificate whose notBefore lies ahead.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotYetValid {
+    /// Its status (REV-14).
+    #[default]
+    Status,
+    /// That it is unknown.
+    Unknown,
+}
+
+/// How responses name their signer (OCSP-12).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResponderId {
+    /// By the hash of its key.
+    #[default]
+    ByKey,
+    /// By its name, for old clients.
+    ByName,
 }
 
 /// Whether a request's nonce is answered.
@@ -83,6 +108,16 @@ pub struct Policy {
     pub not_issued: NotIssued,
     /// Whether certificates may be on hold.
     pub hold: Hold,
+    /// The reasons that may be published; any other is published as none.
+    pub reasons: &'static [Reason],
+    /// Whether answers tell since when expired certificates are answered for (OCSP-74).
+    pub archive_cutoff: bool,
+    /// Whether answers carry the hash of the certificate (CH-01).
+    pub cert_hash: bool,
+    /// Whether answers about revoked certificates carry the invalidity date.
+    pub invalidity_date: bool,
+    /// Whether a CA's life may end with answers and a CRL that never lapse (ETSI-07, ETSI-24).
+    pub end_of_life: bool,
     /// Time from one regular complete CRL to the next.
     pub crl_interval: Duration,
     /// The longest that may be configured for it.
@@ -106,6 +141,11 @@ const PRIVATE: Policy = Policy {
     max_age_uncertain: MINUTE,
     not_issued: NotIssued::Unauthorized,
     hold: Hold::Allowed,
+    reasons: &Reason::ALL,
+    archive_cutoff: true,
+    cert_hash: false,
+    invalidity_date: true,
+    end_of_life: false,
     crl_interval: HOUR.saturating_mul(6),
     crl_interval_limit: YEAR,
     crl_lifetime: HOUR.saturating_mul(48),
@@ -114,6 +154,9 @@ const PRIVATE: Policy = Policy {
 
 const ETSI: Policy = Policy {
     not_issued: NotIssued::Unknown,
+    // CH-04: validators of old signatures trust an answer about an expired certificate by either of these.
+    cert_hash: true,
+    end_of_life: true,
     crl_interval: HOUR,
     // ETSI-06: a list at least every 24 h.
     crl_interval_limit: DAY,
@@ -129,6 +172,19 @@ const TLS_BR: Policy = Policy {
     max_age_uncertain: MINUTE.saturating_mul(5),
     not_issued: NotIssued::Unauthorized,
     hold: Hold::Refused,
+    // CRL-42.
+    reasons: &[
+        Reason::Unspecified,
+        Reason::KeyCompromise,
+        Reason::AffiliationChanged,
+        Reason::Superseded,
+        Reason::CessationOfOperation,
+        Reason::PrivilegeWithdrawn,
+    ],
+    archive_cutoff: false,
+    cert_hash: false,
+    invalidity_date: false,
+    end_of_life: false,
     crl_interval: HOUR.saturating_mul(6),
     // BR-06: a list within 24 h of recording a revocation, nextUpdate at most 10 days ahead.
     crl_interval_limit: DAY,
@@ -169,6 +225,49 @@ impl fmt::Display for NotIssued {
         f.write_str(match self {
             Self::Unauthorized => "unauthorized",
             Self::Unknown => "unknown",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
+/// As it is written in the config.
+impl fmt::Display for NotYetValid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Status => "status",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// As it is written in the config.
+impl fmt::Display for ResponderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ByKey => "by-key",
+            Self::ByName => "by-name",
+        })
+    }
+}
+
+/// As it is written in the config.
+impl fmt::Display for Presign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Hot => "hot",
+            Self::All => "all",
+        })
+    }
+}
+
+/// As it is written in the config.
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Live => "live",
+            Self::CachedReply => "cached-reply",
+            Self::Off => "off",
         })
     }
 }

@@ -29,7 +29,7 @@ fn the_least_config_gets_every_default() {
     let issuer = config.issuer("ca").unwrap();
     let crl = issuer.crl.as_ref().unwrap();
     assert_eq!(issuer.profile, Profile::Private);
-    assert_eq!(issuer.ocsp.signer, OcspSigner::Ca { key: crl.key.clone() });
+    assert_eq!(issuer.ocsp.signers, [OcspSigner::Ca { key: crl.key.clone() }]);
     assert_eq!(issuer.ocsp.lifetime, HOUR);
     let Ocsp { nonce, live_rate, live_rate_per_client, presign, presign_rate, .. } = issuer.ocsp;
     assert_eq!((nonce, live_rate, live_rate_per_client), (Nonce::Live, 1_000, 100));
@@ -49,7 +49,7 @@ fn paths_start_from_the_folder_of_the_file() {
     assert_eq!(config.issuers[0].certificate, folder.join("ca.pem"));
     let delegate =
         OcspSigner::Delegate { certificate: "/etc/jarchy/ocsp.pem".into(), key: "/etc/jarchy/ocsp.key".into() };
-    assert_eq!(config.issuers[0].ocsp.signer, delegate);
+    assert_eq!(config.issuers[0].ocsp.signers, [delegate]);
     assert_eq!(config.issuers[0].crl, None);
     assert_eq!(config.server.admin, None);
 }
@@ -84,11 +84,21 @@ fn every_setting_is_taken_over() {
 
     let [issuer] = &config.issuers[..] else { panic!("one issuer") };
     let Ocsp { lifetime, max_age, max_age_uncertain, not_issued, nonce, .. } = issuer.ocsp;
+    let Ocsp { not_yet_valid, responder_id, retention, archive_cutoff, cert_hash, invalidity_date, crl_id, .. } =
+        issuer.ocsp;
+    let signers = &issuer.ocsp.signers;
     let ages = [lifetime, max_age, max_age_uncertain].map(|age| age.as_secs());
     assert_eq!((issuer.profile, issuer.hold), (Profile::Etsi, Hold::Refused));
-    assert_eq!((ages, not_issued, nonce), ([7_200, 300, 20], NotIssued::Unauthorized, Nonce::CachedReply));
     assert_eq!((issuer.ocsp.live_rate, issuer.ocsp.live_rate_per_client), (50, 7));
     assert_eq!((issuer.ocsp.presign, issuer.ocsp.presign_rate.get()), (Presign::All, 300));
+    assert_eq!((ages, not_issued, nonce), ([7_200, 300, 20], NotIssued::Revoked, Nonce::CachedReply));
+    let at = Time::from_rfc3339("2026-11-22T06:17:54Z").unwrap();
+    let compromised = Revocation { at, reason: Reason::KeyCompromise, invalidity_date: None };
+    assert_eq!((issuer.ca_revoked, issuer.end_of_life), (Some(compromised), true));
+    assert_eq!((not_yet_valid, responder_id), (NotYetValid::Unknown, ResponderId::ByName));
+    assert_eq!(retention.unwrap().as_secs() / 86_400, 3_652);
+    assert_eq!((archive_cutoff, cert_hash, invalidity_date, crl_id), (false, false, false, true));
+    assert_eq!(signers.len(), 2);
     let crl = issuer.crl.as_ref().unwrap();
     let times = [crl.interval, crl.lifetime, crl.delta_lifetime, crl.delta_window].map(|time| time.as_secs() / 60);
     assert_eq!(times, [30, 720, 90, 360]);

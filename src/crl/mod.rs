@@ -628,6 +628,7 @@ fn compare(
                 not_after: Time::MAX,
                 status: Status::Good,
                 since: Time::default(),
+                sha256: None,
             };
             pending.insert(serial, Change { record: record.unwrap_or(unknown), released: true });
         } else {

@@ -28,7 +28,7 @@ fn because(reason: Reason, at: Time) -> Revocation {
 }
 
 fn good(since: Time) -> Record {
-    Record { not_before: at(-HOUR), not_after: at(365 * 24 * HOUR), status: Status::Good, since }
+    Record { not_before: at(-HOUR), not_after: at(365 * 24 * HOUR), status: Status::Good, since, sha256: None }
 }
 
 fn revoked(reason: Reason, since: Time) -> Record {
@@ -907,6 +907,7 @@ async fn any_sequence_of_changes_builds_and_restarts_says_what_a_model_says() {
                             not_after: seen.not_after,
                             status: Status::Revoked(seen.revocation),
                             since: seen.learned,
+                            sha256: None,
                         },
                     )
                 });

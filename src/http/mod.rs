@@ -83,6 +83,16 @@ impl Files {
     }
 }
 
+/// The OCSP request in the path of a `GET`, read as the listener reads it: `None` if the path is not one of
+/// OCSP, or what follows is no base64 in any of the spellings that clients use (HTTP-05).
+#[must_use]
+pub fn ocsp_request_in_path(path: &str, is_issuer: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
+    match path::route(path, is_issuer) {
+        Route::Ocsp(_, tail) => path::decode_tail(tail),
+        _ => None,
+    }
+}
+
 /// Everything that is served: replaced as a whole when the config is read again.
 #[derive(Debug)]
 pub struct Site {

@@ -7,11 +7,12 @@ use crate::crl::{Published, Shelf};
 use crate::der::{self, tag};
 use crate::health::Health;
 use crate::index::{Index, Record};
-use crate::metrics::{Cut, Document, Metrics};
-use crate::ocsp::request::Limits as RequestLimits;
-use crate::ocsp::{Authority, LiveRate, NoncePolicy, NotIssued, Policy, Presign, Responder};
+use crate::metrics::{Cut, Document, Metrics, Purpose};
+use crate::ocsp::request::{Limits as RequestLimits, encode, encode_cert_id};
+use crate::ocsp::response::{CertStatus, Parsed, parse};
+use crate::ocsp::{Authority, Credential, Policy, Responder};
 use crate::pki::hash::sha256;
-use crate::pki::{Certificate, HashAlgorithm, Issuer, ManualClock, Serial, Status, Time};
+use crate::pki::{Certificate, HashAlgorithm, Issuer, ManualClock, Reason, Revocation, Serial, Status, Time};
 use crate::sign::Signer;
 use arc_swap::ArcSwap;
 use base64::Engine;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +42,7 @@ struct Running {
     metrics: Metrics,
     health: Health,
     shelf: Arc<Shelf>,
+    index: Arc<Index>,
     server: Server,
 }
 
@@ -53,40 +56,32 @@ fn start(limits: Limits) -> Running {
         ("bare".parse().unwrap(), Files::new(None, Bytes::from_static(b"other"), Duration::from_secs(30))),
     ]);
     let clock = Arc::new(ManualClock::new(Time::from_unix(NOW)));
-    let responder = responder(Arc::clone(&clock), metrics.clone());
+    let index = Arc::new(Index::new());
+    let responder = responder(Arc::clone(&index), Arc::clone(&clock), metrics.clone());
     let site = Site::new(Arc::new(responder), issuers, clock, metrics.clone());
     let (stop, stopped) = watch::channel(false);
     let listeners = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
     let site = Arc::new(ArcSwap::from_pointee(site));
     let server = Server::start(listeners, site, limits, &metrics, &health, &stopped).unwrap();
-    Running { address: server.address(), stop, metrics, health, shelf, server }
+    Running { address: server.address(), stop, metrics, health, shelf, index, server }
 }
 
 /// Answers for the issuer `demo`, under the CA's own key: serial 1 is good.
-fn responder(clock: Arc<ManualClock>, metrics: Metrics) -> Responder {
+fn responder(index: Arc<Index>, clock: Arc<ManualClock>, metrics: Metrics) -> Responder {
     let now = Time::from_unix(NOW);
     let certificate = Certificate::from_der(&CA.certificate).unwrap();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(CA.key.as_bytes()).unwrap();
     let signer = Signer::from_file(file.path(), &certificate).unwrap();
-    let index = Arc::new(Index::new());
     let (not_before, not_after) = (Time::default(), Time::MAX);
-    let record = Record { not_before, not_after, status: Status::Good, since: Time::default() };
+    let record = Record { not_before, not_after, status: Status::Good, since: Time::default(), sha256: None };
     index.apply(&[(Serial::from_content(&[1]).unwrap(), record)]);
     index.vouch(now);
     index.set_complete();
-    let policy = Policy {
-        lifetime: Duration::from_secs(3600),
-        max_age_good: Duration::from_secs(60),
-        max_age_uncertain: Duration::from_secs(60),
-        not_issued: NotIssued::Unauthorized,
-        nonce: NoncePolicy::Live,
-        max_staleness: Duration::from_secs(60),
-        live_rate: LiveRate::default(),
-        presign: Presign::Hot,
-    };
     let issuer = Arc::new(Issuer { name: "demo".parse().unwrap(), certificate });
-    let authority = Authority::new(1, issuer, index, Arc::new(signer), None, policy, now).unwrap();
+    let authority =
+        Authority::new(issuer, index, vec![Credential::new(1, Arc::new(signer), None)], Policy::default(), now)
+            .unwrap();
     Responder::new(vec![authority], 1 << 20, RequestLimits::default(), clock, metrics)
 }
 
@@ -395,6 +390,165 @@ fn http_12_answers_that_may_be_kept_say_for_how_long_and_304_knows_them_again() 
     let head = format!("POST /ocsp HTTP/1.1\r\nIf-None-Match: *\r\nContent-Length: {}\r\n\r\n", body.len());
     let posted = client.ask([head.as_bytes(), &body].concat());
     assert_eq!((posted.status, posted.header("etag")), (200, tag.as_str()));
+}
+
+/// The path of a `GET` for `serial` of the issuer `demo`, without anything else.
+fn path_of(serial: Serial, nonce: Option<&[u8]>) -> String {
+    let certificate = Certificate::from_der(&CA.certificate).unwrap();
+    let hashes = Issuer { name: "demo".parse().unwrap(), certificate }.hashes(HashAlgorithm::Sha1);
+    let request = encode(&encode_cert_id(&hashes, serial.as_bytes()), nonce);
+    format!("/ocsp/{}", STANDARD.encode(request))
+}
+
+#[test]
+fn promise_4_no_304_keeps_a_good_answer_alive_after_the_revocation() {
+    const CERTIFICATES: usize = 300;
+    let running = start(Limits::default());
+    let serial = |n: usize| Serial::from_magnitude(&[0x55, n.to_le_bytes()[1], n.to_le_bytes()[0]]).unwrap();
+    let record = |status, since| {
+        let (not_before, not_after) = (Time::default(), Time::MAX);
+        Record { not_before, not_after, status, since, sha256: None }
+    };
+    running.index.load((0..CERTIFICATES).map(|n| (serial(n), record(Status::Good, Time::default()))).collect());
+    let revoked: Vec<AtomicBool> = (0..CERTIFICATES).map(|_| AtomicBool::new(false)).collect();
+    let (done, not_modified) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for thread in 0..3 {
+            let (running, revoked, done, not_modified) = (&running, &revoked, &done, &not_modified);
+            scope.spawn(move || {
+                let mut client = Client::connect(running.address);
+                // What an HTTP cache would keep: the validators of the last answer, if that was good.
+                let mut known: HashMap<usize, (String, String)> = HashMap::new();
+                let mut n = thread * 97;
+                while !done.load(Ordering::SeqCst) {
+                    n = (n * 31 + 7 + thread) % CERTIFICATES;
+                    let condition = known.get(&n).map_or_else(String::new, |(tag, date)| match n % 3 {
+                        0 => format!("If-None-Match: {tag}\r\n"),
+                        1 => format!("If-Modified-Since: {date}\r\n"),
+                        _ => format!("If-None-Match: {tag}\r\nIf-Modified-Since: {date}\r\n"),
+                    });
+                    let was_revoked = revoked[n].load(Ordering::SeqCst);
+                    let path = path_of(serial(n), None);
+                    let answer = client.ask(format!("GET {path} HTTP/1.1\r\n{condition}\r\n"));
+                    if answer.status == 304 {
+                        assert!(!was_revoked, "{n} is revoked, and its good answer is said to stand");
+                        not_modified.fetch_add(1, Ordering::SeqCst);
+                        continue;
+                    }
+                    let Parsed::Basic(basic) = parse(&answer.body).unwrap() else { panic!("an error") };
+                    let is_good = basic.singles[0].status == CertStatus::Good;
+                    assert!(!(was_revoked && is_good), "{n} is revoked");
+                    known.remove(&n);
+                    if is_good {
+                        let validators = ["etag", "last-modified"].map(|name| answer.header(name).to_owned());
+                        known.insert(n, validators.into());
+                    }
+                }
+            });
+        }
+        let revocation = Revocation { at: Time::from_unix(NOW), reason: Reason::KeyCompromise, invalidity_date: None };
+        for (n, revoked) in revoked.iter().enumerate() {
+            // The clients have something in their caches by then.
+            let before = not_modified.load(Ordering::SeqCst);
+            wait_until(|| n % 30 != 0 || not_modified.load(Ordering::SeqCst) > before + 20);
+            let now = Time::from_unix(NOW);
+            running.index.apply(&[(serial(n), record(Status::Revoked(revocation), now))]);
+            revoked.store(true, Ordering::SeqCst);
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert!(not_modified.load(Ordering::SeqCst) > 200);
+}
+
+#[test]
+fn http_16_and_sec_11_what_is_for_one_client_alone_is_not_stored() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let serial = Serial::from_content(&[1]).unwrap();
+    let with_nonce = client.ask(get(&path_of(serial, Some(&[7; 32]))));
+    assert_eq!((with_nonce.status, with_nonce.header("cache-control")), (200, "no-store"));
+    assert_eq!((with_nonce.header("etag"), with_nonce.header("expires")), ("", ""));
+    let absent = client.ask(get(&path_of(Serial::from_content(&[2]).unwrap(), None)));
+    assert_eq!((absent.status, absent.header("cache-control")), (200, "no-store"));
+    assert_eq!(absent.body, b"\x30\x03\x0a\x01\x06");
+}
+
+#[test]
+fn http_12_14_dates_in_the_headers_are_those_of_the_response() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let answer = client.ask(get(&path_of(Serial::from_content(&[1]).unwrap(), None)));
+    let Parsed::Basic(basic) = parse(&answer.body).unwrap() else { panic!("an error") };
+    let date = |time: Time| String::from_utf8(time.http_date().to_vec()).unwrap();
+    assert_eq!(answer.header("expires"), date(basic.singles[0].next_update));
+    assert_eq!(answer.header("last-modified"), date(basic.produced_at));
+    // Ours and hyper's, and no others (HTTP-21).
+    let mut names: Vec<_> = answer.headers.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    let expected = ["cache-control", "content-length", "content-type", "date", "etag", "expires", "last-modified"];
+    assert_eq!(names, expected);
+    assert!(answer.body.len() + 500 < 10 << 10, "HTTP-19");
+}
+
+#[test]
+fn http_21_and_sec_11_nothing_but_the_request_itself_makes_a_difference() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let path = path_of(Serial::from_content(&[1]).unwrap(), None);
+    let plain = client.ask(get(&path));
+    for header in [
+        "User-Agent: Mozilla/5.0",
+        "Cookie: a=b",
+        "Accept: text/html",
+        "Accept-Encoding: gzip, br",
+        "Accept-Language: tr",
+        "X-Forwarded-Host: evil.example",
+        "X-Original-URL: /ca/demo.cer",
+        "Range: bytes=0-1",
+        "Authorization: Basic YTpi",
+        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings",
+    ] {
+        let answer = client.ask(format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\n{header}\r\n\r\n"));
+        assert_eq!((answer.status, &answer.body), (200, &plain.body), "{header}");
+        for (name, value) in plain.headers.iter().filter(|(name, _)| *name != "date") {
+            assert_eq!(answer.header(name), value, "{header}: {name}");
+        }
+    }
+}
+
+#[test]
+fn sec_09_nothing_of_a_request_gets_into_a_head() {
+    let running = start(Limits::default());
+    for sent in [
+        "GET /ocsp/%0d%0aSet-Cookie:%20a=b HTTP/1.1\r\n\r\n",
+        "GET /crl/%0d%0aSet-Cookie:%20a=b.crl HTTP/1.1\r\n\r\n",
+        "GET /nothing?Set-Cookie HTTP/1.1\r\nX: Set-Cookie\r\n\r\n",
+        "PUT /Set-Cookie HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let answer = Client::connect(running.address).ask(sent);
+        let text = format!("{:?}", answer.headers).to_lowercase();
+        assert!(!text.contains("cookie") && !text.contains("location"), "{sent:?}: {text}");
+        assert!((200..500).contains(&answer.status) && !(300..400).contains(&answer.status), "HTTP-07: {sent:?}");
+    }
+}
+
+#[test]
+fn sec_10_every_spelling_of_a_request_is_one_entry_of_the_cache() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    let base64 = STANDARD.encode(request());
+    let first = client.ask(get(&format!("/ocsp/{base64}"))).body;
+    for spelling in [
+        base64.replace('/', "%2f"),
+        base64.replace('/', "%2F").replace('+', "%2b"),
+        base64.replace('+', "%20"),
+        base64.replace('+', "-").replace('/', "_"),
+        base64.trim_end_matches('=').to_owned(),
+        format!("//{base64}"),
+    ] {
+        assert_eq!(client.ask(get(&format!("/ocsp/{spelling}"))).body, first, "{spelling}");
+    }
+    assert_eq!(running.metrics.signatures.get(Purpose::Ocsp), 1);
 }
 
 /// Asks for `path` under conditions, as one who has `known`.

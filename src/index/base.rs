@@ -224,6 +224,10 @@ fn bucket_of(hash: u64, bits: u32, buckets: usize) -> usize {
     usize::try_from((below_prefix * buckets) >> 64).unwrap_or(0)
 }
 
+/// Whether the certificate's SHA-256 stands at the end, in the highest bit.
+const HASHED: u8 = 1 << 7;
+/// Octets of that.
+const HASH: usize = 32;
 /// What follows the serial and the two dates, in the two bits above the serial's length.
 const OLD_GOOD: u8 = 0 << 5;
 const RECENT_GOOD: u8 = 1 << 5;
@@ -235,9 +239,10 @@ const TIME: usize = 5;
 const NO_TIME: i64 = -(1 << 39);
 
 /// One packed record: kind and length, serial, notBefore, notAfter, then by kind `since`, or revocation
-/// time, reason, invalidity date and `since`.
+/// time, reason, invalidity date and `since`, and at the end the certificate's SHA-256, if any.
 struct Packed<'a> {
     kind: u8,
+    hashed: bool,
     serial: &'a [u8],
     rest: &'a [u8],
 }
@@ -245,16 +250,17 @@ struct Packed<'a> {
 impl<'a> Packed<'a> {
     fn split_off(data: &mut &'a [u8]) -> Option<Self> {
         let (head, after) = data.split_first()?;
-        let (serial, after) = after.split_at_checked(usize::from(head & !KIND))?;
+        let (serial, after) = after.split_at_checked(usize::from(head & !(KIND | HASHED)))?;
+        let hashed = head & HASHED != 0;
         let kind = head & KIND;
         let len = match kind {
             OLD_GOOD => 2 * TIME,
             RECENT_GOOD => 3 * TIME,
             _ => 5 * TIME + 1,
         };
-        let (rest, after) = after.split_at_checked(len)?;
+        let (rest, after) = after.split_at_checked(len + if hashed { HASH } else { 0 })?;
         *data = after;
-        Some(Self { kind, serial, rest })
+        Some(Self { kind, hashed, serial, rest })
     }
 
     fn record(&self) -> Option<Record> {
@@ -272,7 +278,8 @@ impl<'a> Packed<'a> {
                 (Status::Revoked(Revocation { at, reason, invalidity_date }), take_time(rest)?.0)
             }
         };
-        Some(Record { not_before, not_after, status, since })
+        let sha256 = if self.hashed { self.rest.last_chunk().copied() } else { None };
+        Some(Record { not_before, not_after, status, since, sha256 })
     }
 }
 
@@ -283,7 +290,8 @@ fn pack(data: &mut Vec<u8>, serial: &Serial, record: &Record) {
         Status::Good => RECENT_GOOD,
     };
     let content = serial.as_bytes();
-    data.push(kind | u8::try_from(content.len()).unwrap_or(0));
+    let hashed = if record.sha256.is_some() { HASHED } else { 0 };
+    data.push(kind | hashed | u8::try_from(content.len()).unwrap_or(0));
     data.extend_from_slice(content);
     put_time(data, record.not_before.unix());
     put_time(data, record.not_after.unix());
@@ -295,6 +303,7 @@ fn pack(data: &mut Vec<u8>, serial: &Serial, record: &Record) {
     if kind != OLD_GOOD {
         put_time(data, record.since.unix());
     }
+    data.extend(record.sha256.iter().flatten());
 }
 
 fn put_time(data: &mut Vec<u8>, seconds: i64) {

@@ -1,14 +1,15 @@
-//! An authority: one issuer, its index, and the key that signs answers about it.
+//! An authority: one issuer, its index, the keys that sign answers about it, and the rules it lives by.
 //!
-//! Goes in: the CA's certificate, a key, and perhaps the certificate of a delegate. Comes out: an
-//! [`Authority`], or the reason why clients would not accept its answers (OCSP-50, OCSP-56).
+//! Goes in: the CA's certificate, [`Credential`]s, a [`Policy`]. Comes out: for a serial and a moment, a
+//! [`Plan`] of what is to be said; or, at the start, the reason why clients would not accept the answers
+//! (OCSP-50, OCSP-56). Nothing is signed here.
 
 use super::live::{Live, LiveRate};
 use super::refresh::Presign;
-use super::response::{CertStatus, ResponseData, Template};
+use super::response::{self, CertStatus, ResponderId, ResponseData, Template};
 use crate::index::{Index, Record};
 use crate::pki::hash::sha256;
-use crate::pki::{Certificate, Issuer, Serial, Status, Time};
+use crate::pki::{Certificate, Issuer, Reason, Revocation, Serial, Status, Time};
 use crate::sign::Signer;
 use crate::sign::verify::{self, VerifyError};
 use std::sync::Arc;
@@ -21,6 +22,17 @@ pub enum NotIssued {
     /// The unsigned error: cheap.
     Unauthorized,
     /// The signed status.
+    Unknown,
+    /// Revoked since 1970, on hold, with extended-revoke (OCSP-35).
+    Revoked,
+}
+
+/// What is said of a certificate whose notBefore lies ahead.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NotYetValid {
+    /// Its status: it was issued, and may have been revoked (REV-14).
+    Status,
+    /// That it is unknown, until it begins.
     Unknown,
 }
 
@@ -38,7 +50,7 @@ pub enum NoncePolicy {
 }
 
 /// How an authority answers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// From thisUpdate to nextUpdate. Answers are signed anew before half of it is over.
     pub lifetime: Duration,
@@ -48,10 +60,28 @@ pub struct Policy {
     pub max_age_uncertain: Duration,
     /// What is said of serials that were never issued.
     pub not_issued: NotIssued,
+    /// What is said of certificates that are not valid yet.
+    pub not_yet_valid: NotYetValid,
     /// Whether a nonce is answered.
     pub nonce: NoncePolicy,
     /// When the database has been out of reach for longer, nothing but `revoked` is signed (promise 2).
     pub max_staleness: Duration,
+    /// How long after its notAfter a certificate is still answered for; `None` for ever (REV-20).
+    pub retention: Option<Duration>,
+    /// Whether answers tell that (OCSP-74).
+    pub archive_cutoff: bool,
+    /// Whether answers carry the hash of the certificate where it is known (CH-01).
+    pub cert_hash: bool,
+    /// Whether answers about revoked certificates carry the invalidity date (OCSP-76).
+    pub invalidity_date: bool,
+    /// The URL of the CRL, for CrlID in answers about revoked certificates (OCSP-72); `None` to leave it out.
+    pub crl_url: Option<Arc<str>>,
+    /// How the signer is named (OCSP-12).
+    pub responder_id: ResponderId,
+    /// The CA itself is revoked or its key compromised: every certificate of it is (OCSP-37).
+    pub ca_revoked: Option<Revocation>,
+    /// The CA's life is over: what is signed now is for ever (ETSI-24).
+    pub end_of_life: bool,
     /// Signatures for one request alone (SEC-01).
     pub live_rate: LiveRate,
     /// Which answers are signed anew before anybody asks for them.
@@ -69,6 +99,32 @@ impl Policy {
     /// and nobody waits for that.
     fn grace(&self) -> Duration {
         if self.presign == Presign::None { Duration::ZERO } else { self.lifetime / 16 }
+    }
+}
+
+/// What suits a CA that only its owner's rules bind.
+impl Default for Policy {
+    fn default() -> Self {
+        let minute = Duration::from_secs(60);
+        Self {
+            lifetime: minute * 60,
+            max_age_good: minute,
+            max_age_uncertain: minute,
+            not_issued: NotIssued::Unauthorized,
+            not_yet_valid: NotYetValid::Status,
+            nonce: NoncePolicy::Live,
+            max_staleness: minute,
+            retention: None,
+            archive_cutoff: false,
+            cert_hash: false,
+            invalidity_date: false,
+            crl_url: None,
+            responder_id: ResponderId::ByKey,
+            ca_revoked: None,
+            end_of_life: false,
+            live_rate: LiveRate::default(),
+            presign: Presign::default(),
+        }
     }
 }
 
@@ -115,24 +171,69 @@ pub enum DelegateError {
     },
 }
 
-/// One issuer and the key that signs answers about it.
+/// A key that signs answers, with the certificate by which clients accept it.
 #[derive(Debug)]
-pub struct Authority {
+pub struct Credential {
+    /// Another for every one that ever signs in this process; answers in the cache belong to it.
     pub(super) id: u32,
-    pub(super) issuer: Arc<Issuer>,
-    pub(super) index: Arc<Index>,
+    pub(super) signer: Arc<Signer>,
+    /// The delegate's; `None` when the CA signs itself.
+    delegate: Option<Certificate>,
+}
+
+impl Credential {
+    /// The key `signer` of `delegate`, or of the CA itself if there is none. `id` must be another for every
+    /// credential that is ever used in this process.
+    #[must_use]
+    pub const fn new(id: u32, signer: Arc<Signer>, delegate: Option<Certificate>) -> Self {
+        Self { id, signer, delegate }
+    }
+}
+
+/// A credential that was checked.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) id: u32,
     pub(super) signer: Arc<Signer>,
     pub(super) template: Template,
-    pub(super) policy: Policy,
-    pub(super) live: Live,
     /// Tells the responses of this template from those of others that have the same signature.
     pub(super) fingerprint: [u8; 8],
     not_before: Time,
     not_after: Time,
 }
 
+/// OCSP-58: a new delegate begins to sign this long after its notBefore, so that clients whose clocks are
+/// late accept it.
+const SEASONING: Duration = Duration::from_secs(300);
+
+impl Key {
+    fn is_valid_at(&self, now: Time) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
+    /// Past its first minutes, and with time left for a whole answer.
+    fn is_in_its_prime(&self, now: Time, lifetime: Duration) -> bool {
+        self.not_before + SEASONING <= now && now + lifetime <= self.not_after
+    }
+}
+
+/// One issuer, the keys that sign answers about it, and its rules.
+#[derive(Debug)]
+pub struct Authority {
+    pub(super) issuer: Arc<Issuer>,
+    pub(super) index: Arc<Index>,
+    pub(super) policy: Policy,
+    pub(super) live: Live,
+    /// In the order of the config: the algorithm of the first is the one by default.
+    keys: Vec<Key>,
+    /// What every answer carries among its responseExtensions.
+    pub(super) extensions: Vec<u8>,
+    /// When these rules came into force: an answer that follows from them is dated no earlier.
+    since: Time,
+}
+
 /// What is to be said of one certificate now, before anything is signed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) status: CertStatus,
     pub(super) this_update: Time,
@@ -143,79 +244,150 @@ pub(super) struct Plan {
     pub(super) renewed_at: Time,
     /// For how long an older answer may still be given once this one could be signed.
     pub(super) grace: Duration,
-    /// Whether the serial was never issued.
-    pub(super) absent: bool,
     pub(super) max_age: Duration,
     /// Whether the index is current enough to sign this; an answer signed before may be given in any case.
     pub(super) may_sign: bool,
+    /// Of the certificate, where the answer is to carry it.
+    pub(super) sha256: Option<[u8; 32]>,
+    /// The serial was never issued, whatever the status says.
+    pub(super) absent: bool,
+}
+
+/// Why nothing is said of a certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Silence {
+    /// The index has not reached the database's head since the start.
+    Unready,
+    /// It was never issued, and that is not signed here.
+    NotIssued,
+    /// It expired longer ago than is kept.
+    Purged,
 }
 
 impl Authority {
-    /// Checks that clients will accept answers signed by `signer`, which belongs to `delegate`, or to the CA
-    /// itself if there is none. `id` must be another for every signer that ever answers in this process.
+    /// Checks that clients will accept answers signed by `credentials`, the first of which signs unless
+    /// another has its turn: one of the same algorithm that began later, or one that the client prefers.
     ///
     /// # Errors
-    /// [`DelegateError`] says what clients would object to.
+    /// [`DelegateError`] says what clients would object to. Of several, some may be expired or not begun.
     pub fn new(
-        id: u32,
         issuer: Arc<Issuer>,
         index: Arc<Index>,
-        signer: Arc<Signer>,
-        delegate: Option<&Certificate>,
+        credentials: Vec<Credential>,
         policy: Policy,
         now: Time,
     ) -> Result<Self, DelegateError> {
         let ca = &issuer.certificate;
-        let certificate = delegate.unwrap_or(ca);
-        check(certificate, delegate.is_some().then_some(ca), now)?;
-        let template = Template::new(certificate, signer.algorithm(), delegate.is_some());
-        let (not_before, not_after) = (certificate.not_before(), certificate.not_after().min(ca.not_after()));
-        let frame =
-            template.respond(&ResponseData { produced_at: Time::default(), singles: &[], extensions: &[] }, &[]);
-        let mut fingerprint = [0; 8];
-        fingerprint.copy_from_slice(&sha256(&frame)[..8]);
+        let mut keys = Vec::with_capacity(credentials.len());
+        let mut lapsed = None;
+        for Credential { id, signer, delegate } in credentials {
+            let certificate = delegate.as_ref().unwrap_or(ca);
+            match check(certificate, delegate.is_some().then_some(ca), now) {
+                Err(expired @ DelegateError::Expired { .. }) => lapsed = lapsed.or(Some(expired)),
+                checked => checked?,
+            }
+            let template = Template::new(certificate, signer.algorithm(), policy.responder_id, delegate.is_some());
+            let (not_before, not_after) = (certificate.not_before(), certificate.not_after().min(ca.not_after()));
+            let frame = ResponseData { produced_at: Time::default(), singles: &[], extensions: &[] };
+            let mut fingerprint = [0; 8];
+            fingerprint.copy_from_slice(&sha256(&template.respond(&frame, &[]))[..8]);
+            keys.push(Key { id, signer, template, fingerprint, not_before, not_after });
+        }
+        if let Some(expired) = lapsed.filter(|_| !keys.iter().any(|key| key.is_valid_at(now))) {
+            return Err(expired);
+        }
+        let extensions = match policy.not_issued {
+            NotIssued::Revoked => response::extended_revoke_extension(),
+            _ => Vec::new(),
+        };
         let live = Live::new(policy.live_rate);
-        Ok(Self { id, issuer, index, signer, template, policy, live, fingerprint, not_before, not_after })
+        Ok(Self { issuer, index, policy, live, keys, extensions, since: now })
     }
 
-    /// Whether the signer's certificate is valid (OCSP-44).
-    pub(super) fn is_valid_at(&self, now: Time) -> bool {
-        self.not_before <= now && now <= self.not_after
+    /// The key that signs now: of the first algorithm in `preferred` that there is a key for, else of the
+    /// first credential's (OCSP-78). `None` if none is valid (OCSP-44).
+    pub(super) fn key<'a>(&self, mut preferred: impl Iterator<Item = &'a [u8]>, now: Time) -> Option<&Key> {
+        let wished = preferred.find_map(|algorithm| self.key_of(algorithm, now));
+        let usual = || self.keys.first().and_then(|first| self.key_of(first.signer.algorithm(), now));
+        wished.or_else(usual).or_else(|| self.keys.iter().find(|key| key.is_valid_at(now)))
     }
 
-    /// The last second of the signer's certificate, or of the CA's if that comes sooner.
+    fn key_of(&self, algorithm: &[u8], now: Time) -> Option<&Key> {
+        let lifetime = self.policy.lifetime;
+        let candidates = self.keys.iter().filter(|key| key.signer.algorithm() == algorithm && key.is_valid_at(now));
+        candidates.max_by_key(|key| (key.is_in_its_prime(now, lifetime), key.not_before))
+    }
+
+    /// The key with this number, if it is the one that signs now where its algorithm is wanted.
+    pub(super) fn current_key(&self, id: u32, now: Time) -> Option<&Key> {
+        let key = self.keys.iter().find(|key| key.id == id)?;
+        self.key_of(key.signer.algorithm(), now).filter(|current| current.id == id)
+    }
+
+    /// The last second at which anything can be signed with the credentials there are.
     #[must_use]
-    pub const fn not_after(&self) -> Time {
-        self.not_after
+    pub fn not_after(&self) -> Time {
+        self.keys.iter().map(|key| key.not_after).max().unwrap_or_default()
     }
 
-    /// What is to be said of `serial`; `None` if it was never issued and that is not signed here. `None`
-    /// for `serial` stands for one that no certificate can have.
-    pub(super) fn plan(&self, serial: Option<&Serial>, now: Time) -> Result<Option<Plan>, Unready> {
+    /// The issuer's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.issuer.name.as_str()
+    }
+
+    /// What is to be said of `serial` in an answer that `key` signs. `None` for `serial` stands for one
+    /// that no certificate can have.
+    pub(super) fn plan(&self, serial: Option<&Serial>, key: &Key, now: Time) -> Result<Plan, Silence> {
         // In this order: the view is then at least as new as what is claimed for it.
         let as_of = self.index.as_of();
         let complete = self.index.is_complete();
         let record = serial.and_then(|serial| self.index.view().get(serial));
         let current = complete && as_of.is_some_and(|as_of| now.since(as_of) <= self.policy.max_staleness);
+        if let Some(revocation) = self.policy.ca_revoked {
+            let until = as_of.unwrap_or(now);
+            return Ok(self.plan_known(serial, &self.of_revoked_ca(record, revocation, now), key, until, true));
+        }
+        let Some(record) = record else {
+            return match (complete, as_of) {
+                (true, Some(as_of)) => self.plan_absent(key, as_of, now, current),
+                _ => Err(Silence::Unready),
+            };
+        };
+        let revoked = record.status != Status::Good;
+        // Promise 12: until the feed has reached the head, only what is known to be revoked is known.
+        if !complete && !revoked {
+            return Err(Silence::Unready);
+        }
+        if self.policy.retention.is_some_and(|retention| record.not_after + retention < now) {
+            return Err(Silence::Purged);
+        }
+        let known_until = as_of.unwrap_or(record.since);
+        if self.policy.not_yet_valid == NotYetValid::Unknown && now < record.not_before {
+            let until = record.not_before - Duration::from_secs(1);
+            return Ok(self.plan_unknown(CertStatus::Unknown, key, known_until, now, current, until));
+        }
+        Ok(self.plan_known(serial, &record, key, known_until, current || revoked))
+    }
+
+    /// OCSP-37: what was revoked before stays as it was; all else is revoked with the CA.
+    fn of_revoked_ca(&self, record: Option<Record>, revocation: Revocation, now: Time) -> Record {
+        let status = Status::Revoked(revocation);
         match record {
-            Some(record) => {
-                let revoked = record.status != Status::Good;
-                // Promise 12: until the feed has reached the head, only what is known to be revoked is known.
-                if !complete && !revoked {
-                    return Err(Unready);
-                }
-                let known_until = as_of.unwrap_or(record.since);
-                Ok(Some(self.plan_known(serial, &record, known_until, current || revoked)))
-            }
-            None if !complete => Err(Unready),
-            None => Ok(match self.policy.not_issued {
-                NotIssued::Unauthorized => None,
-                NotIssued::Unknown => as_of.map(|as_of| self.plan_absent(as_of, now, current)),
-            }),
+            Some(record) if record.status != Status::Good && !record.status.is_hold() => record,
+            Some(record) => Record { status, since: self.since, ..record },
+            None => Record { not_before: now, not_after: now, status, since: self.since, sha256: None },
         }
     }
 
-    fn plan_known(&self, serial: Option<&Serial>, record: &Record, known_until: Time, may_sign: bool) -> Plan {
+    fn plan_known(
+        &self,
+        serial: Option<&Serial>,
+        record: &Record,
+        key: &Key,
+        known_until: Time,
+        may_sign: bool,
+    ) -> Plan {
         let aligned = self.aligned(serial, known_until);
         let this_update = aligned.max(record.since);
         let status = match record.status {
@@ -227,16 +399,19 @@ impl Authority {
             _ if record.status.is_hold() => self.policy.max_age_uncertain,
             Status::Revoked(_) => self.policy.lifetime,
         };
+        let next_update =
+            if self.policy.end_of_life { Time::MAX } else { (this_update + self.policy.lifetime).min(key.not_after) };
         Plan {
             status,
             this_update,
+            next_update,
             since: record.since,
-            next_update: (this_update + self.policy.lifetime).min(self.not_after),
             renewed_at: Time::from_unix(aligned.unix().saturating_add(self.policy.period())),
             grace: self.policy.grace(),
-            absent: false,
             max_age,
             may_sign,
+            sha256: record.sha256.filter(|_| self.policy.cert_hash),
+            absent: false,
         }
     }
 
@@ -255,25 +430,69 @@ impl Authority {
         self.index.as_of().is_some_and(|as_of| this_update < self.aligned(Some(serial), as_of))
     }
 
-    fn plan_absent(&self, as_of: Time, now: Time, may_sign: bool) -> Plan {
-        let until = (now + ABSENT_LIFETIME.min(self.policy.lifetime)).min(self.not_after);
+    fn plan_absent(&self, key: &Key, as_of: Time, now: Time, may_sign: bool) -> Result<Plan, Silence> {
+        let status = match self.policy.not_issued {
+            NotIssued::Unauthorized => return Err(Silence::NotIssued),
+            NotIssued::Unknown => CertStatus::Unknown,
+            NotIssued::Revoked => CertStatus::Revoked(NEVER_ISSUED),
+        };
+        Ok(self.plan_unknown(status, key, as_of, now, may_sign, Time::MAX))
+    }
+
+    /// An answer that must not be kept: a certificate may come any moment (promise 1).
+    fn plan_unknown(&self, status: CertStatus, key: &Key, as_of: Time, now: Time, may_sign: bool, end: Time) -> Plan {
+        let until = (now + ABSENT_LIFETIME.min(self.policy.lifetime)).min(key.not_after).min(end);
         Plan {
-            status: CertStatus::Unknown,
+            status,
             this_update: as_of - Duration::from_secs(1),
             next_update: until,
             since: Time::default(),
             renewed_at: until,
             grace: Duration::ZERO,
-            absent: true,
             max_age: self.policy.max_age_uncertain.min(ABSENT_LIFETIME),
             may_sign,
+            sha256: None,
+            absent: true,
         }
+    }
+
+    /// The singleExtensions of an answer signed at `produced_at`, one DER after another. They follow from
+    /// the arguments alone, so that an answer from the cache gets the very bytes that were signed.
+    pub(super) fn single_extensions(
+        &self,
+        status: &CertStatus,
+        sha256: Option<&[u8; 32]>,
+        absent: bool,
+        produced_at: Time,
+    ) -> Vec<u8> {
+        let mut all = Vec::new();
+        // CH-03, OCSP-35: of what is not there, nothing more is said.
+        if absent {
+            return all;
+        }
+        if self.policy.archive_cutoff {
+            let kept_since = |retention| produced_at - retention;
+            let cutoff = self.policy.retention.map_or_else(|| self.issuer.certificate.not_before(), kept_since);
+            all.extend(response::archive_cutoff_extension(cutoff));
+        }
+        if let CertStatus::Revoked(revocation) = status {
+            if let Some(url) = &self.policy.crl_url {
+                all.extend(response::crl_id_extension(url));
+            }
+            if let Some(date) = revocation.invalidity_date.filter(|_| self.policy.invalidity_date) {
+                all.extend(response::invalidity_date_extension(date));
+            }
+        }
+        if let Some(sha256) = sha256 {
+            all.extend(response::cert_hash_extension(sha256));
+        }
+        all
     }
 }
 
-/// The index has not reached the database's head since the start: tryLater.
-#[derive(Debug)]
-pub(super) struct Unready;
+/// OCSP-35.
+const NEVER_ISSUED: Revocation =
+    Revocation { at: Time::from_unix(0), reason: Reason::CertificateHold, invalidity_date: None };
 
 /// Where in the period a serial's answers are renewed: a stable hash (FNV-1a), so that they do not all
 /// lapse together, and every node renews at the same second.

@@ -16,14 +16,15 @@ pub mod refresh;
 pub mod request;
 pub mod response;
 
-pub use authority::{Authority, DelegateError, NoncePolicy, NotIssued, Policy};
+pub use authority::{Authority, Credential, DelegateError, NoncePolicy, NotIssued, NotYetValid, Policy};
 pub use live::{Client, LiveRate, neighbourhood};
 pub use refresh::Presign;
+pub use response::ResponderId;
 
 use crate::metrics::{Hash, Limit, Metrics, Origin as Counted, Outcome, Purpose};
 use crate::pki::{Clock, HashAlgorithm, Serial, Time};
 use crate::sign::SignError;
-use authority::Plan;
+use authority::{Key as SigningKey, Plan, Silence};
 use bytes::Bytes;
 use cache::{Cache, Key, Origin, Signed};
 use flight::Flights;
@@ -64,7 +65,7 @@ pub enum Caching {
         next_update: Time,
         /// Seconds until the client should ask again.
         max_age: u32,
-        /// What tells this reply from every other about the same certificate; see [`tag`].
+        /// What tells this reply from every other about the same certificate: HTTP's strong validator.
         tag: [u8; 24],
     },
 }
@@ -75,10 +76,10 @@ pub struct Responder {
     authorities: Vec<Authority>,
     /// Hash of the issuer's key, to the issuers with that key; the hash of the name decides among them (OCSP-04).
     by_key_hash: HashMap<Vec<u8>, Vec<Candidate>>,
-    cache: Arc<Cache>,
+    cache: Cache,
     /// Answers about serials that nobody issued: a stranger's to choose, they must not push out what is
     /// asked for in earnest (SEC-14). None lives longer than a minute.
-    absent: Arc<Cache>,
+    absent: Cache,
     flights: Flights,
     limits: Limits,
     clock: Arc<dyn Clock>,
@@ -117,16 +118,12 @@ impl Responder {
             }
         }
         let (cache, absent) = (Cache::new(cache_bytes), Cache::new(cache_bytes / 16));
-        let (cache, absent, flights) = (Arc::new(cache), Arc::new(absent), Flights::default());
-        Self { authorities, by_key_hash, cache, absent, flights, limits, clock, metrics }
+        Self { authorities, by_key_hash, cache, absent, flights: Flights::default(), limits, clock, metrics }
     }
 
-    /// A responder for other `authorities` that goes on with what this one has signed: for a config that
-    /// is read again. A signer that stays keeps its number, a new one gets a new number.
-    #[must_use]
-    pub fn succeeded_by(&self, authorities: Vec<Authority>) -> Self {
-        let next = Self::new(authorities, 0, self.limits, Arc::clone(&self.clock), self.metrics.clone());
-        Self { cache: Arc::clone(&self.cache), absent: Arc::clone(&self.absent), ..next }
+    /// For each issuer the last second at which anything can be signed with the credentials there are.
+    pub fn signers_until(&self) -> impl Iterator<Item = (&str, Time)> {
+        self.authorities.iter().map(|authority| (authority.name(), authority.not_after()))
     }
 
     /// Answers one request of `client`. `issuer`, if given, is the name in the path: nobody else is
@@ -149,49 +146,47 @@ impl Responder {
         let request = request::parse(bytes, self.limits).map_err(|_| Failure::MalformedRequest)?;
         let authority = self.authority_for(issuer, &request)?;
         let now = self.clock.now();
-        if !authority.is_valid_at(now) {
-            return Err(Failure::TryLater);
-        }
-        let nonce = request.nonce.filter(|_| authority.policy.nonce != NoncePolicy::Off);
+        let key = authority.key(request.preferred_algorithms(), now).ok_or(Failure::TryLater)?;
+        // What is signed for ever is nobody's in particular (ETSI-24).
+        let sees_nonces = authority.policy.nonce != NoncePolicy::Off && !authority.policy.end_of_life;
+        let nonce = request.nonce.filter(|_| sees_nonces);
         if request.count > 1 {
-            return self.answer_many(client, authority, &request, nonce, now).await;
+            return self.answer_many(client, authority, key, &request, nonce, now).await;
         }
         let cert_id = request.cert_ids().next().ok_or(Failure::MalformedRequest)?;
         // A serial of 21 octets is well-formed and nobody's.
         let serial = Serial::from_content(cert_id.serial).ok();
-        let Some(plan) = authority.plan(serial.as_ref(), now).map_err(|_| Failure::TryLater)? else {
-            return Ok(Answered { reply: Reply::failure(Failure::Unauthorized), outcome: Outcome::NotIssued });
+        let plan = match authority.plan(serial.as_ref(), key, now) {
+            Err(Silence::NotIssued) => {
+                return Ok(Answered { reply: Reply::failure(Failure::Unauthorized), outcome: Outcome::NotIssued });
+            }
+            planned => planned.map_err(silent)?,
         };
+        let asked = Asked { authority, key, cert_id: cert_id.raw, plan, now };
         if let Some(nonce) = nonce.filter(|_| authority.policy.nonce == NoncePolicy::Live)
-            && let Some(body) =
-                self.answer_nonce(client, authority, &single(&cert_id, &plan), nonce, &plan, now).await?
+            && let Some(body) = self.answer_nonce(client, &asked, nonce).await?
         {
-            return Ok(answered(body, Caching::NoStore, &plan.status));
+            return Ok(answered(body, Caching::NoStore, &asked.plan));
         }
-        let asked = Asked { authority, cert_id: cert_id.raw, plan, now };
         let signed = match serial {
-            Some(serial) => self.signed(client, &asked, key_of(authority, &cert_id, serial)).await?,
+            Some(serial) => self.signed(client, &asked, key_of(&asked, &cert_id, serial)).await?,
             None => self.sign_alone(client, &asked).await?,
         };
         let caching = if nonce.is_none() { public(&asked, serial.as_ref(), &signed) } else { Caching::NoStore };
-        Ok(answered(splice(&asked, &signed), caching, &plan.status))
+        Ok(answered(asked.splice(&signed), caching, &asked.plan))
     }
 
     /// An answer with the client's nonce; `None` if there is none to be had. The nonce is optional for the
     /// server; being answered is not (OCSP-65).
-    async fn answer_nonce(
-        &self,
-        client: Client,
-        authority: &Authority,
-        single: &Single<'_>,
-        nonce: &[u8],
-        plan: &Plan,
-        now: Time,
-    ) -> Result<Option<Bytes>, Failure> {
+    async fn answer_nonce(&self, client: Client, asked: &Asked<'_>, nonce: &[u8]) -> Result<Option<Bytes>, Failure> {
+        let Asked { authority, plan, now, .. } = asked;
         if !self.may_spend(authority, client) {
             return Ok(None);
         }
-        match self.sign(authority, std::slice::from_ref(single), &nonce_extension(nonce), now, plan.may_sign).await {
+        let nonce = [&authority.extensions, &nonce_extension(nonce)[..]].concat();
+        let more = asked.extensions(*now);
+        let single = asked.single(plan.this_update, plan.next_update, &more);
+        match self.sign(&asked.job(), &[single], &nonce).await {
             Ok((body, _)) => {
                 self.metrics.answers.count(Counted::Live);
                 Ok(Some(body))
@@ -213,31 +208,30 @@ impl Responder {
     }
 
     /// The signature that answers `asked`: kept, or made by one of those who ask for it just now.
-    async fn signed(&self, client: Client, asked: &Asked<'_>, key: Key) -> Result<Signed, Failure> {
-        let kept = self.cache_for(&asked.plan).get(&key);
-        if let Some(kept) = kept.as_ref() {
-            match fit(kept, asked) {
-                Fit::Fresh => {
-                    self.metrics.answers.count(Counted::Cache);
-                    return Ok(kept.clone());
-                }
-                Fit::Overdue => {
-                    self.metrics.answers.count(Counted::Overdue);
-                    return Ok(kept.clone());
-                }
-                Fit::True | Fit::False => {}
+    async fn signed(&self, client: Client, asked: &Asked<'_>, place: Key) -> Result<Signed, Failure> {
+        let kept = self.cache_for(&asked.plan).get(&place);
+        let kept_fit = kept.as_ref().map_or(Fit::False, |kept| fit(kept, asked));
+        match (kept_fit, kept.as_ref()) {
+            (Fit::Fresh, Some(kept)) => {
+                self.metrics.answers.count(Counted::Cache);
+                return Ok(kept.clone());
             }
+            (Fit::Overdue, Some(kept)) => {
+                self.metrics.answers.count(Counted::Overdue);
+                return Ok(kept.clone());
+            }
+            _ => {}
         }
         for _ in 0..3 {
-            match self.flights.join(key, || self.sign_and_keep(client, asked, key, Origin::Asked)).await {
+            match self.flights.join(place, || self.sign_and_keep(client, asked, place, Origin::Asked)).await {
                 Ok(signed) if fit(&signed, asked) == Fit::Fresh => return Ok(signed),
                 // Whoever signed had looked the status up before a change that was seen here (promise 4).
                 Ok(_) => {}
                 // What was signed earlier and is still true is better than nothing.
-                Err(failure) => return kept.filter(|kept| fit(kept, asked) != Fit::False).ok_or(failure),
+                Err(failure) => return kept.filter(|_| kept_fit != Fit::False).ok_or(failure),
             }
         }
-        self.sign_and_keep(client, asked, key, Origin::Asked).await
+        self.sign_and_keep(client, asked, place, Origin::Asked).await
     }
 
     /// Signs, unless somebody has just done so.
@@ -245,15 +239,15 @@ impl Responder {
         &self,
         client: Client,
         asked: &Asked<'_>,
-        key: Key,
+        place: Key,
         origin: Origin,
     ) -> Result<Signed, Failure> {
         let cache = self.cache_for(&asked.plan);
-        if let Some(kept) = cache.peek(&key).filter(|kept| fit(kept, asked) == Fit::Fresh) {
+        if let Some(kept) = cache.peek(&place).filter(|kept| fit(kept, asked) == Fit::Fresh) {
             return Ok(kept);
         }
         let signed = self.sign_alone(client, asked).await?;
-        cache.insert(&key, &signed, origin);
+        cache.insert(&place, &signed, origin);
         Ok(signed)
     }
 
@@ -262,14 +256,15 @@ impl Responder {
         if plan.absent && !self.may_spend(authority, client) {
             return Err(Failure::TryLater);
         }
-        let single = asked.single(plan.this_update, plan.next_update);
-        let (_, signature) = self.sign(authority, &[single], &[], *now, plan.may_sign).await?;
+        let more = asked.extensions(*now);
+        let single = asked.single(plan.this_update, plan.next_update, &more);
+        let (_, signature) = self.sign(&asked.job(), &[single], &authority.extensions).await?;
         self.metrics.answers.count(Counted::Signed);
         let Plan { status, this_update, next_update, .. } = *plan;
         Ok(Signed { status, produced_at: *now, this_update, next_update, signature })
     }
 
-    fn cache_for(&self, plan: &Plan) -> &Cache {
+    const fn cache_for(&self, plan: &Plan) -> &Cache {
         if plan.absent { &self.absent } else { &self.cache }
     }
 
@@ -279,6 +274,7 @@ impl Responder {
         &self,
         client: Client,
         authority: &Authority,
+        key: &SigningKey,
         request: &Request<'_>,
         nonce: Option<&[u8]>,
         now: Time,
@@ -286,25 +282,27 @@ impl Responder {
         let mut plans = Vec::with_capacity(request.count);
         for cert_id in request.cert_ids() {
             let serial = Serial::from_content(cert_id.serial).ok();
-            let plan = authority.plan(serial.as_ref(), now).map_err(|_| Failure::TryLater)?;
-            plans.push((cert_id, plan.ok_or(Failure::Unauthorized)?));
+            let plan = authority.plan(serial.as_ref(), key, now).map_err(silent)?;
+            let extensions = authority.single_extensions(&plan.status, plan.sha256.as_ref(), plan.absent, now);
+            plans.push((cert_id, plan, extensions));
         }
         if !self.may_spend(authority, client) {
             return Err(Failure::TryLater);
         }
         let nonce = nonce.filter(|_| authority.policy.nonce == NoncePolicy::Live);
-        let singles: Vec<_> = plans.iter().map(|(cert_id, plan)| single(cert_id, plan)).collect();
-        let may_sign = plans.iter().all(|(_, plan)| plan.may_sign);
-        let extensions = nonce.map(nonce_extension).unwrap_or_default();
-        let (body, _) = self.sign(authority, &singles, &extensions, now, may_sign).await?;
+        let singles: Vec<_> = plans.iter().map(|(cert_id, plan, more)| single(cert_id, plan, more)).collect();
+        let may_sign = plans.iter().all(|(_, plan, _)| plan.may_sign);
+        let nonce = nonce.map(nonce_extension).unwrap_or_default();
+        let job = Job { key, now, may_sign };
+        let (body, _) = self.sign(&job, &singles, &[&authority.extensions[..], &nonce].concat()).await?;
         self.metrics.answers.count(Counted::Live);
         // The worst of them is what the request came to.
-        let worst = plans.iter().map(|(_, plan)| plan.status).max_by_key(|status| match status {
+        let worst = plans.iter().map(|(_, plan, _)| plan).max_by_key(|plan| match plan.status {
             CertStatus::Good => 0,
             CertStatus::Unknown => 1,
             CertStatus::Revoked(_) => 2,
         });
-        Ok(answered(body, Caching::NoStore, &worst.unwrap_or(CertStatus::Unknown)))
+        worst.map(|plan| answered(body, Caching::NoStore, plan)).ok_or(Failure::MalformedRequest)
     }
 
     /// The one authority that all CertIDs of a request belong to. One response has one signature, and a
@@ -339,34 +337,47 @@ impl Responder {
     /// Signs one response; returns it and the signature.
     async fn sign(
         &self,
-        authority: &Authority,
+        job: &Job<'_>,
         singles: &[Single<'_>],
         extensions: &[u8],
-        now: Time,
-        may_sign: bool,
     ) -> Result<(Bytes, Vec<u8>), Failure> {
         // Promise 3: what would be served past its nextUpdate is not worth a signature.
-        if !may_sign || singles.iter().any(|single| single.next_update <= now) {
+        if !job.may_sign || singles.iter().any(|single| single.next_update <= job.now) {
             return Err(Failure::TryLater);
         }
-        let data = ResponseData { produced_at: now, singles, extensions };
-        let signature =
-            authority.signer.sign_in_turn(&authority.template.to_be_signed(&data)).await.map_err(|error| {
-                self.metrics.signature_failures.count(Purpose::Ocsp);
-                match error {
-                    SignError::Overloaded => Failure::TryLater,
-                    SignError::Failed => Failure::InternalError,
-                }
-            })?;
+        let data = ResponseData { produced_at: job.now, singles, extensions };
+        let template = &job.key.template;
+        let signature = job.key.signer.sign_in_turn(&template.to_be_signed(&data)).await.map_err(|error| {
+            self.metrics.signature_failures.count(Purpose::Ocsp);
+            match error {
+                SignError::Overloaded => Failure::TryLater,
+                SignError::Failed => Failure::InternalError,
+            }
+        })?;
         self.metrics.signatures.count(Purpose::Ocsp);
-        Ok((authority.template.respond(&data, &signature).into(), signature))
+        Ok((template.respond(&data, &signature).into(), signature))
     }
 }
 
-/// What is asked, and what is to be said of it now.
-#[derive(Clone, Copy)]
+/// Who signs an answer, and when.
+struct Job<'a> {
+    key: &'a SigningKey,
+    now: Time,
+    may_sign: bool,
+}
+
+const fn silent(silence: Silence) -> Failure {
+    match silence {
+        Silence::Unready => Failure::TryLater,
+        // Promise 1: what is not kept any more is not spoken of, whatever is said of what never was.
+        Silence::NotIssued | Silence::Purged => Failure::Unauthorized,
+    }
+}
+
+/// What is asked, who answers, and what is to be said now.
 struct Asked<'a> {
     authority: &'a Authority,
+    key: &'a SigningKey,
     /// The CertID as it was asked.
     cert_id: &'a [u8],
     plan: Plan,
@@ -374,8 +385,26 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn single(&self, this_update: Time, next_update: Time) -> Single<'_> {
-        Single { cert_id: self.cert_id, status: self.plan.status, this_update, next_update }
+    const fn job(&self) -> Job<'_> {
+        Job { key: self.key, now: self.now, may_sign: self.plan.may_sign }
+    }
+
+    fn extensions(&self, produced_at: Time) -> Vec<u8> {
+        let Plan { status, sha256, absent, .. } = &self.plan;
+        self.authority.single_extensions(status, sha256.as_ref(), *absent, produced_at)
+    }
+
+    const fn single<'b>(&'b self, this_update: Time, next_update: Time, extensions: &'b [u8]) -> Single<'b> {
+        Single { cert_id: self.cert_id, status: self.plan.status, this_update, next_update, extensions }
+    }
+
+    /// The response with a signature that was made over what is to be said now, if perhaps earlier.
+    fn splice(&self, signed: &Signed) -> Bytes {
+        let more = self.extensions(signed.produced_at);
+        let single = self.single(signed.this_update, signed.next_update, &more);
+        let extensions = &self.authority.extensions;
+        let data = ResponseData { produced_at: signed.produced_at, singles: &[single], extensions };
+        self.key.template.respond(&data, &signed.signature).into()
     }
 }
 
@@ -407,28 +436,31 @@ fn fit(signed: &Signed, asked: &Asked<'_>) -> Fit {
     }
 }
 
-fn single<'a>(cert_id: &CertId<'a>, plan: &Plan) -> Single<'a> {
-    Single { cert_id: cert_id.raw, status: plan.status, this_update: plan.this_update, next_update: plan.next_update }
-}
-
-fn splice(asked: &Asked<'_>, signed: &Signed) -> Bytes {
-    let single = asked.single(signed.this_update, signed.next_update);
-    let data = ResponseData { produced_at: signed.produced_at, singles: &[single], extensions: &[] };
-    asked.authority.template.respond(&data, &signed.signature).into()
+fn single<'a>(cert_id: &CertId<'a>, plan: &Plan, extensions: &'a [u8]) -> Single<'a> {
+    let Plan { status, this_update, next_update, .. } = *plan;
+    Single { cert_id: cert_id.raw, status, this_update, next_update, extensions }
 }
 
 /// The AlgorithmIdentifier of a known hash differs only in the OBJECT IDENTIFIER and in whether the NULL is there.
-fn key_of(authority: &Authority, cert_id: &CertId<'_>, serial: Serial) -> Key {
-    let number = |hash| HashAlgorithm::ALL.iter().position(|known| *known == hash);
-    let number = cert_id.hash.and_then(number).and_then(|number| u8::try_from(number).ok()).unwrap_or(0);
+fn key_of(asked: &Asked<'_>, cert_id: &CertId<'_>, serial: Serial) -> Key {
     let with_null = cert_id.hash.is_some_and(|hash| cert_id.algorithm.len() > hash.oid().len() + 2);
-    Key { signer: authority.id, algorithm: number << 1 | u8::from(with_null), options: 0, serial }
+    Key {
+        signer: asked.key.id,
+        algorithm: cert_id.hash.map_or(0, hash_number) << 1 | u8::from(with_null),
+        options: u8::from(asked.plan.sha256.is_some()),
+        serial,
+    }
+}
+
+fn hash_number(hash: HashAlgorithm) -> u8 {
+    let number = HashAlgorithm::ALL.iter().position(|known| *known == hash);
+    number.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
 }
 
 /// Until the next signing, at most as long as the status allows, and never to nextUpdate (HTTP-15). Up to an
 /// eighth is taken off by the serial, so that what was fetched together is not fetched together again.
 fn public(asked: &Asked<'_>, serial: Option<&Serial>, signed: &Signed) -> Caching {
-    let Asked { authority, plan, now, .. } = asked;
+    let Asked { plan, key, now, .. } = asked;
     let Signed { this_update, produced_at, next_update, .. } = *signed;
     let is_overdue = fit(signed, asked) == Fit::Overdue;
     let renewed_at = if is_overdue { plan.this_update + plan.grace } else { plan.renewed_at };
@@ -437,24 +469,25 @@ fn public(asked: &Asked<'_>, serial: Option<&Serial>, signed: &Signed) -> Cachin
     let spread = serial.map_or(0, |serial| authority::phase(serial, 127));
     let longest = plan.max_age - plan.max_age / 1_024 * u32::try_from(spread).unwrap_or(0);
     let max_age = u32::try_from(left.min(longest).as_secs()).unwrap_or(u32::MAX);
-    Caching::Public { this_update, produced_at, next_update, max_age, tag: tag(authority, &signed.signature) }
+    Caching::Public { this_update, produced_at, next_update, max_age, tag: tag(key, &signed.signature) }
 }
 
 /// A strong validator that costs no hash: everything in a response is either signed, and then the
 /// signature differs with it, or belongs to the template. A signature's last 16 octets are as good as
 /// random, or follow from everything that was signed (Ed25519, RSA).
-fn tag(authority: &Authority, signature: &[u8]) -> [u8; 24] {
+fn tag(key: &SigningKey, signature: &[u8]) -> [u8; 24] {
     let mut tag = [0; 24];
     let (template, own) = tag.split_at_mut(8);
-    template.copy_from_slice(&authority.fingerprint);
+    template.copy_from_slice(&key.fingerprint);
     if let Some(last) = signature.last_chunk::<16>() {
         own.copy_from_slice(last);
     }
     tag
 }
 
-fn answered(body: Bytes, caching: Caching, status: &CertStatus) -> Answered {
-    let outcome = match status {
+fn answered(body: Bytes, caching: Caching, plan: &Plan) -> Answered {
+    let outcome = match plan.status {
+        _ if plan.absent => Outcome::NotIssued,
         CertStatus::Good => Outcome::Good,
         CertStatus::Revoked(_) => Outcome::Revoked,
         CertStatus::Unknown => Outcome::NotIssued,

@@ -10,10 +10,10 @@
 //! what a request has signed.
 
 use super::cache::{Key, Origin};
-use super::{Asked, Authority, Client, Responder, fit, request};
+use super::{Asked, Authority, Client, Fit, Responder, SigningKey, fit, hash_number, request};
 use crate::der::{self, tag};
 use crate::metrics::Presigned;
-use crate::pki::{HashAlgorithm, Serial};
+use crate::pki::{HashAlgorithm, Time};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -48,36 +48,44 @@ const BATCH: u32 = 16;
 const ROOM: u64 = 500;
 const HASHES: [HashAlgorithm; 2] = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
 
-/// Keeps the answers of `responder` signed until `stop` becomes true.
-pub async fn run(responder: Arc<Responder>, mut stop: watch::Receiver<bool>) {
-    let all: Vec<_> =
-        responder.authorities.iter().filter_map(|authority| all_at(authority).map(|rate| (authority, rate))).collect();
+/// Keeps the answers of the present one of `responders` signed until `stop` becomes true.
+pub async fn run(mut responders: watch::Receiver<Arc<Responder>>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let responder = Arc::clone(&responders.borrow_and_update());
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            changed = responders.changed() => if changed.is_err() { return },
+            () = passes(&responder) => {}
+            () = rounds(&responder) => {}
+        }
+    }
+}
+
+/// Looks through the indexes again and again.
+async fn passes(responder: &Responder) {
+    let authorities = responder.authorities.iter();
+    let all: Vec<_> = authorities.filter_map(|authority| all_at(authority).map(|rate| (authority, rate))).collect();
     let mut is_small = false;
-    let passes = async {
-        if all.is_empty() {
-            return std::future::pending().await;
+    if all.is_empty() {
+        return std::future::pending().await;
+    }
+    loop {
+        let began = Instant::now();
+        let mut looked = Duration::ZERO;
+        let issued = all.iter().map(|(authority, _)| authority.index.issued()).sum();
+        is_small = responder.warn_if_small(issued, is_small);
+        for (authority, rate) in &all {
+            looked += responder.sign_missing(authority, *rate).await;
         }
-        loop {
-            let began = Instant::now();
-            let mut looked = Duration::ZERO;
-            let issued = all.iter().map(|(authority, _)| authority.index.issued()).sum();
-            is_small = responder.warn_if_small(issued, is_small);
-            for (authority, rate) in &all {
-                looked += responder.sign_missing(authority, *rate).await;
-            }
-            sleep_until((began + PASS.max(looked * SHARE)).into()).await;
-        }
-    };
-    let rounds = async {
-        loop {
-            let looked = responder.renew_due().await;
-            sleep(INTERVAL.max(looked * SHARE)).await;
-        }
-    };
-    tokio::select! {
-        _ = stop.wait_for(|stop| *stop) => {}
-        () = passes => {}
-        () = rounds => {}
+        sleep_until((began + PASS.max(looked * SHARE)).into()).await;
+    }
+}
+
+/// Looks through the cache again and again.
+async fn rounds(responder: &Responder) {
+    loop {
+        let looked = responder.renew_due().await;
+        sleep(INTERVAL.max(looked * SHARE)).await;
     }
 }
 
@@ -92,8 +100,9 @@ impl Responder {
     /// Signs anew what is due and was asked for; how long it took to find that out.
     async fn renew_due(&self) -> Duration {
         let mut looked = Duration::ZERO;
+        let now = self.clock.now();
         let wanted = |key: &Key, this_update| {
-            self.signer(key).is_some_and(|authority| {
+            self.signer(key, now).is_some_and(|(authority, _)| {
                 authority.policy.presign != Presign::None && authority.is_due(&key.serial, this_update)
             })
         };
@@ -123,9 +132,13 @@ impl Responder {
         while let Some(number) = part {
             let (began, now) = (Instant::now(), self.clock.now());
             let mut missing = Vec::new();
+            let Some(key) = authority.key(std::iter::empty(), now) else { break };
             part = authority.index.view().for_each_of_part(number, |serial, record| {
                 if record.not_after >= now {
-                    let keys = HASHES.map(|hash| key(authority, hash, serial));
+                    let options = u8::from(authority.policy.cert_hash && record.sha256.is_some());
+                    // With NULL.
+                    let algorithms = HASHES.map(|hash| hash_number(hash) << 1 | 1);
+                    let keys = algorithms.map(|algorithm| Key { signer: key.id, algorithm, options, serial });
                     missing.extend(keys.into_iter().filter(|key| !self.cache.pin(key)));
                 }
             });
@@ -153,25 +166,27 @@ impl Responder {
         is_small
     }
 
-    fn signer(&self, key: &Key) -> Option<&Authority> {
-        self.authorities.iter().find(|authority| authority.id == key.signer)
+    /// Who signs what is kept under `place`, if it still is the one who would sign it now.
+    fn signer(&self, place: &Key, now: Time) -> Option<(&Authority, &SigningKey)> {
+        self.authorities.iter().find_map(|authority| Some((authority, authority.current_key(place.signer, now)?)))
     }
 
-    /// Signs the answer for `key`, if it may be and nobody has.
-    async fn renew(&self, key: &Key, origin: Origin) {
+    /// Signs the answer for `place`, if it may be and nobody has.
+    async fn renew(&self, place: &Key, origin: Origin) {
         let now = self.clock.now();
-        let Some(authority) = self.signer(key).filter(|authority| authority.is_valid_at(now)) else { return };
-        let Ok(Some(plan)) = authority.plan(Some(&key.serial), now) else { return };
-        let Some(cert_id) = cert_id(authority, key) else { return };
-        if plan.absent || !plan.may_sign {
+        let Some((authority, key)) = self.signer(place, now) else { return };
+        let Ok(plan) = authority.plan(Some(&place.serial), key, now) else { return };
+        let Some(cert_id) = cert_id(authority, place) else { return };
+        // A certificate's hash that came to be known makes another answer of it.
+        if plan.absent || !plan.may_sign || place.options != u8::from(plan.sha256.is_some()) {
             return;
         }
-        let asked = Asked { authority, cert_id: &cert_id, plan, now };
-        let sign = || self.sign_and_keep(Client::LOCAL, &asked, *key, origin);
-        let Ok(signed) = self.flights.join(*key, sign).await else { return };
-        if signed.produced_at == now && fit(&signed, &asked) == super::Fit::Fresh {
+        let asked = Asked { authority, key, cert_id: &cert_id, plan, now };
+        let sign = || self.sign_and_keep(Client::LOCAL, &asked, *place, origin);
+        let Ok(signed) = self.flights.join(*place, sign).await else { return };
+        if signed.produced_at == now && fit(&signed, &asked) == Fit::Fresh {
             self.metrics.presigned.count(if origin == Origin::All { Presigned::All } else { Presigned::Hot });
-            let lag = now.since(plan.this_update).as_secs();
+            let lag = now.since(asked.plan.this_update).as_secs();
             if origin == Origin::Renewed {
                 self.metrics.refresh_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
             }
@@ -195,13 +210,6 @@ impl Responder {
     pub fn cache_size(&self) -> (usize, usize) {
         self.cache.size()
     }
-}
-
-/// The key under which clients ask that send NULL.
-fn key(authority: &Authority, hash: HashAlgorithm, serial: Serial) -> Key {
-    let number =
-        HashAlgorithm::ALL.iter().position(|known| *known == hash).and_then(|number| u8::try_from(number).ok());
-    Key { signer: authority.id, algorithm: number.unwrap_or(0) << 1 | 1, options: 0, serial }
 }
 
 /// The CertID that belongs to `key`: the inverse of how a key is made from one.

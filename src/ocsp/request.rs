@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub count: usize,
     /// Content of the nonce extension's extnValue, to be sent back as it is (OCSP-64).
     pub nonce: Option<&'a [u8]>,
+    /// Content of the list of preferred signature algorithms, in the client's order (OCSP-78).
+    preferred: &'a [u8],
 }
 
 /// A CertID (RFC 6960 4.1.1), with its parts still where they stood in the request.
@@ -78,9 +80,9 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<Request<'_>, Error> {
     }
     tbs.optional(tag::explicit(1))?;
     let list = tbs.value(tag::SEQUENCE)?;
-    let nonce = match tbs.optional(tag::explicit(2))? {
+    let Extensions { nonce, preferred } = match tbs.optional(tag::explicit(2))? {
         Some(extensions) => read_extensions(extensions, limits, true)?,
-        None => None,
+        None => Extensions::default(),
     };
     tbs.finish()?;
 
@@ -96,7 +98,7 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<Request<'_>, Error> {
     if count == 0 {
         return Err(Error::Value);
     }
-    Ok(Request { list, count, nonce })
+    Ok(Request { list, count, nonce, preferred })
 }
 
 impl<'a> Request<'a> {
@@ -109,6 +111,22 @@ impl<'a> Request<'a> {
             CertId::read(&mut single).ok()
         })
     }
+
+    /// DER of the AlgorithmIdentifiers in which the client would like the answer signed, best first.
+    pub fn preferred_algorithms(&self) -> impl Iterator<Item = &'a [u8]> {
+        let mut list = Reader::new(self.preferred);
+        std::iter::from_fn(move || {
+            let mut preference = list.nested(tag::SEQUENCE).ok()?;
+            preference.element(tag::SEQUENCE).ok().map(|algorithm| algorithm.raw)
+        })
+    }
+}
+
+/// What is taken from the extensions of the whole request.
+#[derive(Default)]
+struct Extensions<'a> {
+    nonce: Option<&'a [u8]>,
+    preferred: &'a [u8],
 }
 
 fn read_single(requests: &mut Reader<'_>, limits: Limits) -> Result<(), Error> {
@@ -154,11 +172,11 @@ impl<'a> CertId<'a> {
     }
 }
 
-/// Reads a list of extensions and returns the content of the nonce's extnValue. `whole` is for the list
-/// that belongs to the whole request; only there may a nonce stand.
-fn read_extensions(extensions: &[u8], limits: Limits, whole: bool) -> Result<Option<&[u8]>, Error> {
+/// Reads a list of extensions. `whole` is for the list that belongs to the whole request; only there do
+/// nonce and preferences stand.
+fn read_extensions(extensions: &[u8], limits: Limits, whole: bool) -> Result<Extensions<'_>, Error> {
     let mut list = der::outer(extensions, tag::SEQUENCE)?;
-    let mut nonce = None;
+    let mut found = Extensions::default();
     let mut count = 0;
     while !list.is_empty() {
         let mut extension = list.nested(tag::SEQUENCE)?;
@@ -171,16 +189,17 @@ fn read_extensions(extensions: &[u8], limits: Limits, whole: bool) -> Result<Opt
             return Err(Error::Value);
         }
         match oid {
-            oid::NONCE if whole && nonce.is_none() && nonce_len_allowed(value) => nonce = Some(value),
+            oid::NONCE if whole && found.nonce.is_none() && nonce_len_allowed(value) => found.nonce = Some(value),
             oid::NONCE if whole => return Err(Error::Value),
-            // Basic responses are all that there is, and the preference of an algorithm is a wish (OCSP-73, OCSP-78).
-            oid::ACCEPTABLE_RESPONSES | oid::PREFERRED_ALGORITHMS if whole => {}
+            oid::PREFERRED_ALGORITHMS if whole => found.preferred = der::outer(value, tag::SEQUENCE)?.rest(),
+            // Basic responses are all that there is, and every client understands them (OCSP-73).
+            oid::ACCEPTABLE_RESPONSES if whole => {}
             // OCSP-70: what is critical and unknown must not be passed over in silence.
             _ if critical => return Err(Error::Value),
             _ => {}
         }
     }
-    Ok(nonce)
+    Ok(found)
 }
 
 /// OCSP-61: 1 to 128 octets. Clients that put the raw octets where an OCTET STRING belongs are understood too (OCSP-63).
@@ -307,6 +326,18 @@ mod tests {
         assert!(!refused(&with(&unknown, false)));
         assert!(refused(&with(&unknown, true)));
         assert!(!refused(&with(oid::ACCEPTABLE_RESPONSES, true)));
+    }
+
+    #[test]
+    fn ocsp_78_preferred_algorithms_are_read_in_the_clients_order() {
+        let [first, second] = [[0x30, 3, 6, 1, 0x2a], [0x30, 3, 6, 1, 0x2b]];
+        let preference = |algorithm: &[u8]| der::element(tag::SEQUENCE, &[algorithm]);
+        let value = der::element(tag::SEQUENCE, &[&preference(&first), &preference(&second)]);
+        let extension = der::extension(oid::PREFERRED_ALGORITHMS, false, &value);
+        let extensions = der::element(tag::explicit(2), &[&der::element(tag::SEQUENCE, &[&extension])]);
+        let bytes = list_of(&[cert_id(&[1])], &extensions);
+        let request = parse(&bytes, Limits::default()).unwrap();
+        assert_eq!(request.preferred_algorithms().collect::<Vec<_>>(), [first, second]);
     }
 
     #[test]

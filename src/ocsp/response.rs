@@ -58,6 +58,8 @@ pub struct Single<'a> {
     pub this_update: Time,
     /// By when newer information will be there.
     pub next_update: Time,
+    /// The singleExtensions, one DER after another; empty for none.
+    pub extensions: &'a [u8],
 }
 
 /// What differs from answer to answer, signature aside.
@@ -69,6 +71,16 @@ pub struct ResponseData<'a> {
     pub singles: &'a [Single<'a>],
     /// The responseExtensions, one DER after another; empty for none.
     pub extensions: &'a [u8],
+}
+
+/// How a response names its signer (OCSP-12).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ResponderId {
+    /// By the hash of its key, as new responders must.
+    #[default]
+    ByKey,
+    /// By its name, for old clients that know no better.
+    ByName,
 }
 
 /// What all answers of one signer share.
@@ -89,20 +101,77 @@ const BASIC: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
 /// id-pkix-ocsp-nonce.
 const NONCE: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2];
 
+/// id-pkix-ocsp-crl.
+const CRL_ID: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 3];
+/// id-pkix-ocsp-archive-cutoff.
+const ARCHIVE_CUTOFF: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 6];
+/// id-pkix-ocsp-extended-revoke.
+const EXTENDED_REVOKE: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 9];
+/// id-ce-invalidityDate.
+const INVALIDITY_DATE: &[u8] = &[6, 3, 0x55, 0x1d, 0x18];
+/// certHash of Common PKI (ALG-34).
+const CERT_HASH: &[u8] = &[6, 5, 0x2b, 0x24, 8, 3, 0x0d];
+
 /// The nonce extension around the content of its extnValue (OCSP-60).
 #[must_use]
 pub fn nonce_extension(value: &[u8]) -> Vec<u8> {
     der::element(tag::SEQUENCE, &[NONCE, &der::element(tag::OCTET_STRING, &[value])])
 }
 
+/// archiveCutoff: status is known of certificates that expired at or after `cutoff` (OCSP-74).
+#[must_use]
+pub fn archive_cutoff_extension(cutoff: Time) -> Vec<u8> {
+    let value = der::element(tag::GENERALIZED_TIME, &[&cutoff.generalized()]);
+    der::extension(ARCHIVE_CUTOFF, false, &value)
+}
+
+/// certHash: the certificate with this SHA-256 is the one that is spoken of (CH-01).
+#[must_use]
+pub fn cert_hash_extension(sha256: &[u8; 32]) -> Vec<u8> {
+    // ALG-02: parameters are absent where we write.
+    let algorithm = der::element(tag::SEQUENCE, &[HashAlgorithm::Sha256.oid()]);
+    let value = der::element(tag::SEQUENCE, &[&algorithm, &der::element(tag::OCTET_STRING, &[sha256])]);
+    der::extension(CERT_HASH, false, &value)
+}
+
+/// CrlID with the URL of the list that shows the revocation too (OCSP-72).
+#[must_use]
+pub fn crl_id_extension(url: &str) -> Vec<u8> {
+    const IA5_STRING: u8 = 0x16;
+    let url = der::element(tag::explicit(0), &[&der::element(IA5_STRING, &[url.as_bytes()])]);
+    der::extension(CRL_ID, false, &der::element(tag::SEQUENCE, &[&url]))
+}
+
+/// extended-revoke: this responder says revoked of what was never issued (OCSP-80).
+#[must_use]
+pub fn extended_revoke_extension() -> Vec<u8> {
+    der::extension(EXTENDED_REVOKE, false, &[tag::NULL, 0])
+}
+
+/// invalidityDate of the CRL entry, as RFC 6960 4.4.5 lets it stand here (OCSP-76).
+#[must_use]
+pub fn invalidity_date_extension(date: Time) -> Vec<u8> {
+    der::extension(INVALIDITY_DATE, false, &der::element(tag::GENERALIZED_TIME, &[&date.generalized()]))
+}
+
 impl Template {
     /// For answers that `signer` signs with `algorithm`. `include_certificate` is for delegates: when the
     /// CA signs itself, everyone has its certificate (OCSP-52).
     #[must_use]
-    pub fn new(signer: &Certificate, algorithm: &'static [u8], include_certificate: bool) -> Self {
-        // OCSP-11, OCSP-12: byKey, always SHA-1 of the key bits.
-        let key_hash = HashAlgorithm::Sha1.digest(signer.key_bits());
-        let responder_id = der::element(tag::explicit(2), &[&der::element(tag::OCTET_STRING, &[key_hash.as_ref()])]);
+    pub fn new(
+        signer: &Certificate,
+        algorithm: &'static [u8],
+        responder_id: ResponderId,
+        include_certificate: bool,
+    ) -> Self {
+        let responder_id = match responder_id {
+            // OCSP-11: always SHA-1 of the key bits.
+            ResponderId::ByKey => {
+                let key_hash = HashAlgorithm::Sha1.digest(signer.key_bits());
+                der::element(tag::explicit(2), &[&der::element(tag::OCTET_STRING, &[key_hash.as_ref()])])
+            }
+            ResponderId::ByName => der::element(tag::explicit(1), &[signer.subject()]),
+        };
         let certs = if include_certificate {
             der::element(tag::explicit(0), &[&der::element(tag::SEQUENCE, &[signer.der()])])
         } else {
@@ -155,10 +224,22 @@ impl Template {
         for single in data.singles {
             single.put(out);
         }
-        if !data.extensions.is_empty() {
-            der::put_header(out, tag::explicit(1), der::element_len(data.extensions.len()));
-            der::put(out, tag::SEQUENCE, data.extensions);
-        }
+        put_extensions(out, data.extensions);
+    }
+}
+
+/// Octets of `[1] EXPLICIT Extensions`, which is left out when it would be empty.
+const fn extensions_len(extensions: &[u8]) -> usize {
+    match extensions.len() {
+        0 => 0,
+        len => der::element_len(der::element_len(len)),
+    }
+}
+
+fn put_extensions(out: &mut Vec<u8>, extensions: &[u8]) {
+    if !extensions.is_empty() {
+        der::put_header(out, tag::explicit(1), der::element_len(extensions.len()));
+        der::put(out, tag::SEQUENCE, extensions);
     }
 }
 
@@ -171,17 +252,15 @@ struct Sizes {
 impl Sizes {
     fn of(template: &Template, data: &ResponseData<'_>) -> Self {
         let singles = data.singles.iter().map(|single| der::element_len(single.content_len())).sum();
-        let extensions = match data.extensions.len() {
-            0 => 0,
-            len => der::element_len(der::element_len(len)),
-        };
+        let extensions = extensions_len(data.extensions);
         Self { singles, data: template.responder_id.len() + TIME_LEN + der::element_len(singles) + extensions }
     }
 }
 
 impl Single<'_> {
     fn content_len(&self) -> usize {
-        self.cert_id.len() + self.status.len() + TIME_LEN + der::element_len(TIME_LEN)
+        let times = TIME_LEN + der::element_len(TIME_LEN);
+        self.cert_id.len() + self.status.len() + times + extensions_len(self.extensions)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -191,6 +270,7 @@ impl Single<'_> {
         der::put(out, tag::GENERALIZED_TIME, &self.this_update.generalized());
         der::put_header(out, tag::explicit(0), TIME_LEN);
         der::put(out, tag::GENERALIZED_TIME, &self.next_update.generalized());
+        put_extensions(out, self.extensions);
     }
 }
 
@@ -323,11 +403,13 @@ fn parse_single(mut fields: Reader<'_>) -> Result<Single<'_>, Error> {
     let mut explicit = fields.nested(tag::explicit(0))?;
     let next_update = generalized(&mut explicit)?;
     explicit.finish()?;
-    if let Some(extensions) = fields.optional(tag::explicit(1))? {
-        each_extension(extensions, |_, _| false)?;
+    let mut extensions: &[u8] = &[];
+    if let Some(found) = fields.optional(tag::explicit(1))? {
+        each_extension(found, |_, _| false)?;
+        extensions = der::outer(found, tag::SEQUENCE)?.rest();
     }
     fields.finish()?;
-    Ok(Single { cert_id, status, this_update, next_update })
+    Ok(Single { cert_id, status, this_update, next_update, extensions })
 }
 
 fn parse_revoked(mut fields: Reader<'_>) -> Result<Revocation, Error> {
@@ -396,6 +478,28 @@ mod tests {
     }
 
     #[test]
+    fn ocsp_72_74_76_80_and_ch_01_extension_bytes() {
+        let at = Time::from_unix(1_000_000_000);
+        assert_eq!(
+            archive_cutoff_extension(at),
+            [&[0x30, 0x1e, 6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 6, 4, 0x11, 0x18, 0x0f][..], b"20010909014640Z"]
+                .concat()
+        );
+        assert_eq!(extended_revoke_extension(), [0x30, 0x0f, 6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 9, 4, 2, 5, 0]);
+        assert_eq!(
+            invalidity_date_extension(at),
+            [&[0x30, 0x18, 6, 3, 0x55, 0x1d, 0x18, 4, 0x11, 0x18, 0x0f][..], b"20010909014640Z"].concat()
+        );
+        let hash = cert_hash_extension(&[9; 32]);
+        let head = [0x30, 0x3a, 6, 5, 0x2b, 0x24, 8, 3, 0x0d, 4, 0x31, 0x30, 0x2f, 0x30, 0x0b, 6, 9];
+        assert_eq!(hash[..head.len()], head);
+        assert_eq!(hash[hash.len() - 34..], [&[4, 32][..], &[9; 32]].concat());
+        let id = crl_id_extension("http://a/b");
+        let tail = [&[4, 0x10, 0x30, 0x0e, 0xa0, 0x0c, 0x16, 0x0a][..], b"http://a/b"].concat();
+        assert_eq!(id[id.len() - tail.len()..], tail);
+    }
+
+    #[test]
     fn what_is_rendered_is_read_back_and_the_signed_part_stands_in_it() {
         let template = Template {
             responder_id: [&[0xa2, 0x16, 4, 0x14][..], &[9; 20]].concat(),
@@ -411,7 +515,8 @@ mod tests {
             for extensions in [&[][..], &extensions] {
                 for signature in [&[5; 64][..], &[5; 256]] {
                     let now = Time::from_unix(1_795_000_000);
-                    let single = Single { cert_id: &cert_id, status, this_update: now, next_update: Time::MAX };
+                    let single =
+                        Single { cert_id: &cert_id, status, this_update: now, next_update: Time::MAX, extensions };
                     let data = ResponseData { produced_at: now, singles: &[single, single], extensions };
                     let whole = template.respond(&data, signature);
                     let Parsed::Basic(basic) = parse(&whole).unwrap() else { panic!("not a basic response") };
@@ -419,6 +524,7 @@ mod tests {
                     assert_eq!(basic.singles.len(), 2);
                     assert_eq!(basic.singles[1].status, status);
                     assert_eq!(basic.singles[0].cert_id, cert_id);
+                    assert_eq!(basic.singles[1].extensions, extensions);
                     assert_eq!(basic.singles[0].next_update, Time::MAX);
                     assert_eq!((basic.signature, basic.responder_id), (signature, &template.responder_id[..]));
                     assert_eq!(basic.nonce.is_some(), !extensions.is_empty());

@@ -143,6 +143,14 @@ impl Time {
         (time.http_date() == text).then_some(time)
     }
 
+    /// Reads what [`Time`] shows: RFC 3339 in UTC, whole seconds.
+    #[must_use]
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let digits: Vec<u8> = text.bytes().filter(|octet| !matches!(octet, b'-' | b':' | b'T')).collect();
+        // Whatever is not what we would have written is not of that form.
+        Self::from_generalized(&digits).filter(|time| time.to_string() == text)
+    }
+
     /// Reads the content of a GeneralizedTime in the only form that RFC 5280 4.1.2.5.2 allows.
     #[must_use]
     pub fn from_generalized(content: &[u8]) -> Option<Self> {
@@ -291,6 +299,7 @@ mod tests {
         for (seconds, text) in SAMPLES {
             let time = Time::from_unix(seconds);
             assert_eq!(time.to_string(), text);
+            assert_eq!(Time::from_rfc3339(text), Some(time));
             assert_eq!(Time::from_generalized(&time.generalized()), Some(time));
             assert_eq!(Time::from_http_date(&time.http_date()), Some(time));
             let mut out = Vec::new();

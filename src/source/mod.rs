@@ -31,6 +31,8 @@ pub struct Row {
     pub changed_at: Time,
     /// When a hold was last lifted, if one ever was: the record without which no revocation is taken back.
     pub released_at: Option<Time>,
+    /// SHA-256 of the certificate; `None` while only its precertificate is known.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// A row that cannot be understood; it is left out, counted and reported, and the rest goes on.

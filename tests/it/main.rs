@@ -7,8 +7,10 @@
 mod cli;
 mod crl;
 mod demo;
+mod fuzz;
 mod harness;
 mod issuers;
 mod layers;
 mod ocsp;
+mod reload;
 mod shutdown;

@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(config.server.listen.port(), 4711);
         let issuer = config.issuer(ISSUER).unwrap();
         Signer::from_file(&issuer.crl.as_ref().unwrap().key, &ca).unwrap();
-        let OcspSigner::Delegate { key, .. } = &issuer.ocsp.signer else { panic!("a delegate answers") };
+        let [OcspSigner::Delegate { key, .. }] = &issuer.ocsp.signers[..] else { panic!("a delegate answers") };
         let delegate = certificate(&dir, "ocsp.pem");
         Signer::from_file(key, &delegate).unwrap();
         authority::check(&delegate, Some(&ca), now).unwrap();

@@ -145,6 +145,11 @@ certificate = {certificate}
 #profile = {profile}
 # Whether certificates may be put on hold: allowed or refused.
 #hold = {hold}
+# The CA itself is revoked, or its key compromised: every certificate of it is answered as revoked.
+# ca_revoked_at = \"2026-11-22T06:17:54Z\"
+# ca_revoked_reason = \"cACompromise\"
+# The CA's life is over: answers and lists that are signed now never lapse (profiles etsi and national).
+#end_of_life = false
 
 [issuer.ocsp]
 {delegate}
@@ -153,7 +158,8 @@ certificate = {certificate}
 # For how long caches may keep `good`, and for how long what may change any moment: on hold, unknown.
 #max_age = {max_age}
 #max_age_uncertain = {max_age_uncertain}
-# What is said of serials that were never issued: unauthorized, or the signed unknown.
+# What is said of serials that were never issued: unauthorized, or signed: unknown, or revoked with
+# extended-revoke. And of certificates that are not valid yet: their status, or unknown.
 #not_issued = {not_issued}
 # Whether a nonce is answered: live, each with a signature of its own; cached-reply, without the nonce; or off.
 #nonce = \"live\"
@@ -164,6 +170,21 @@ certificate = {certificate}
 # Which answers are signed before anybody asks: none, hot (asked for before) or all; and all at how many a second.
 #presign = \"hot\"
 #presign_rate = 2000
+#not_yet_valid = \"status\"
+# How long after its end a certificate is answered for: a time, or forever.
+#retention = \"forever\"
+# What answers tell besides: since when expired certificates are answered for, the certificate's hash,
+# the invalidity date of a revocation, the URL of the CRL.
+#archive_cutoff = {archive_cutoff}
+#cert_hash = {cert_hash}
+#invalidity_date = {invalidity_date}
+#crl_id = false
+# How answers name their signer: by-key, or by-name for old clients.
+#responder_id = \"by-key\"
+# The next delegate takes over when its time has come; one of another algorithm answers who prefers that.
+# [[issuer.ocsp.delegate]]
+# certificate = \"next-ocsp.pem\"
+# key = \"next-ocsp.key\"
 
 ",
             name = self.issuer,
@@ -175,6 +196,9 @@ certificate = {certificate}
             max_age = time(policy.max_age),
             max_age_uncertain = time(policy.max_age_uncertain),
             not_issued = quoted(policy.not_issued),
+            archive_cutoff = policy.archive_cutoff,
+            cert_hash = policy.cert_hash,
+            invalidity_date = policy.invalidity_date,
         )?;
         match &self.ca_key {
             Some(key) => Self::crl(f, key, profile),
@@ -221,7 +245,7 @@ mod tests {
         let file = dir.path().join("jarchy.toml");
         std::fs::write(&file, text).unwrap();
         let config = Config::load(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        format!("{config:#?}").replace(dir.path().to_str().unwrap(), "")
+        format!("{config:?}").replace(dir.path().to_str().unwrap(), "")
     }
 
     fn template(ca_key: Option<&str>, delegate: Option<(&str, &str)>) -> String {
@@ -256,7 +280,7 @@ mod tests {
         let only_delegate = load(&template(None, Some(("ocsp.pem", "ocsp.key"))));
         assert!(only_delegate.contains("crl: None") && only_delegate.contains("Delegate {"), "{only_delegate}");
         let only_ca = load(&template(Some("ca.key"), None));
-        assert!(only_ca.contains("signer: Ca {") && only_ca.contains("crl: Some("), "{only_ca}");
+        assert!(only_ca.contains("signers: [Ca {") && only_ca.contains("crl: Some("), "{only_ca}");
         assert!(only_ca.contains(r#"certificate: "/c\"a\\.pem""#), "{only_ca}");
     }
 }

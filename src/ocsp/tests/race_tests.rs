@@ -46,7 +46,8 @@ fn from_testdata(kind: &str, index: Arc<Index>, policy: Policy) -> (Authority, A
     let signer = Arc::new(Signer::from_file(key.path(), &delegate).unwrap());
     let issuer = Arc::new(Issuer { name: "slow".parse().unwrap(), certificate });
     let now = NOW.max(delegate.not_before());
-    (Authority::new(1, Arc::clone(&issuer), index, signer, Some(&delegate), policy, now).unwrap(), issuer)
+    let credentials = vec![Credential::new(1, signer, Some(delegate))];
+    (Authority::new(Arc::clone(&issuer), index, credentials, policy, now).unwrap(), issuer)
 }
 
 #[test]
@@ -56,7 +57,7 @@ fn promise_4_thousands_of_answers_race_with_holds_releases_and_revocations() {
     ca.index.load((0..count).map(|n| (nth(n), record(Status::Good, 0))).collect());
     // Small enough that answers are pushed out and signed again all the time.
     let clock = Arc::new(ManualClock::new(NOW));
-    let authorities = vec![ca.authority(0, POLICY)];
+    let authorities = vec![ca.authority(0, policy())];
     let responder = Responder::new(authorities, 256 << 10, Limits::default(), clock, Metrics::new());
     // 0 good, 1 held, 2 good again, 3 revoked; written after the index has it.
     let phases: Vec<AtomicU8> = (0..count).map(|_| AtomicU8::new(0)).collect();
@@ -94,9 +95,9 @@ fn promise_4_thousands_of_answers_race_with_holds_releases_and_revocations() {
         }
         let steps = [revoked(Reason::CertificateHold), Status::Good, revoked(Reason::KeyCompromise)];
         for (phase, status) in (1..).zip(steps) {
-            for n in 0..count {
+            for (n, reached) in phases.iter().enumerate() {
                 ca.index.apply(&[(nth(n), record(status, NOW.unix() + i64::from(phase) - 3))]);
-                phases[n].store(phase, Ordering::SeqCst);
+                reached.store(phase, Ordering::SeqCst);
                 if n % 4 == 0 {
                     std::thread::yield_now();
                 }
@@ -118,7 +119,7 @@ fn promise_4_a_revocation_during_a_slow_signature_reaches_everybody_who_asked_af
     let index = Arc::new(Index::new());
     index.vouch(NOW);
     index.set_complete();
-    let (authority, issuer) = from_testdata("rsa2048", Arc::clone(&index), POLICY);
+    let (authority, issuer) = from_testdata("rsa2048", Arc::clone(&index), policy());
     let now = Arc::new(ManualClock::new(NOW.max(authority.not_after() - Duration::from_secs(86_400))));
     index.vouch(now.now());
     let responder = Responder::new(vec![authority], 1 << 20, Limits::default(), Arc::clone(&now) as _, Metrics::new());
@@ -155,7 +156,7 @@ fn a_burst_for_one_certificate_signs_once_with_quick_keys_and_with_slow_ones() {
         let index = Arc::new(Index::new());
         index.apply(&[(serial(1), record(Status::Good, 0))]);
         index.set_complete();
-        let (authority, issuer) = from_testdata(kind, Arc::clone(&index), POLICY);
+        let (authority, issuer) = from_testdata(kind, Arc::clone(&index), policy());
         let now = NOW.max(authority.not_after() - Duration::from_secs(86_400));
         index.vouch(now);
         let (clock, metrics) = (Arc::new(ManualClock::new(now)), Metrics::new());
@@ -187,7 +188,7 @@ async fn futures<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> Vec<Result<T, tok
 #[tokio::test]
 async fn promise_11_cert_ids_that_differ_only_in_null_get_each_its_own_signature() {
     let ca = Ca::new("one");
-    let (responder, _) = responder(&[&ca], POLICY);
+    let (responder, _) = responder(&[&ca], policy());
     for round in ["signed", "from the cache"] {
         let mut bodies = Vec::new();
         for hash in HashAlgorithm::ALL {
@@ -214,7 +215,7 @@ fn no_signature_stands_in_a_response_of_another_signer_while_signers_take_over()
     ca.index.load((0..50).map(|n| (nth(n), record(Status::Good, 0))).collect());
     let other = Ca::new("two");
     other.index.load((0..50).map(|n| (nth(n), record(Status::Good, 0))).collect());
-    let (first, _) = responder(&[&ca, &other], POLICY);
+    let (first, _) = responder(&[&ca, &other], policy());
     let metrics = first.metrics.clone();
     let current = ArcSwap::from_pointee(first);
     let done = AtomicBool::new(false);
@@ -235,10 +236,15 @@ fn no_signature_stands_in_a_response_of_another_signer_while_signers_take_over()
             });
         }
         for round in 0..rounds {
-            let (signer, delegate) = delegate_of(&ca.authority);
+            // Of two delegates the later one signs; with every round another pair.
+            let p256 = &rcgen::PKCS_ECDSA_P256_SHA256;
+            let credentials = (1..3).map(|n| another(&ca, 2 * round + 1 + n, p256, -DAY * i64::from(n), DAY)).collect();
             let (issuer, index) = (Arc::clone(&ca.issuer), Arc::clone(&ca.index));
-            let next = Authority::new(2 + round, issuer, index, signer, Some(&delegate), POLICY, NOW).unwrap();
-            current.store(Arc::new(current.load().succeeded_by(vec![next, other.authority(1, POLICY)])));
+            let next = Authority::new(issuer, index, credentials, policy(), NOW).unwrap();
+            let clock = Arc::new(ManualClock::new(NOW));
+            let authorities = vec![next, other.authority(1, policy())];
+            let next = Responder::new(authorities, 1 << 20, Limits::default(), clock, metrics.clone());
+            current.store(Arc::new(next));
             // Until the new one has been at work.
             let made = metrics.signatures.get(Purpose::Ocsp);
             while metrics.signatures.get(Purpose::Ocsp) < made + 20 {
@@ -247,14 +253,13 @@ fn no_signature_stands_in_a_response_of_another_signer_while_signers_take_over()
         }
         done.store(true, Ordering::SeqCst);
     });
-    // What the second CA had signed went on serving.
     assert!(metrics.answers.get(Counted::Cache) > 0);
 }
 
 #[tokio::test]
 async fn sec_14_absent_serials_are_signed_once_a_minute_at_most_and_push_nothing_out() {
     let ca = Ca::new("one");
-    let policy = Policy { not_issued: NotIssued::Unknown, live_rate: LiveRate { issuer: 50, client: 10 }, ..POLICY };
+    let policy = Policy { not_issued: NotIssued::Unknown, live_rate: LiveRate { issuer: 50, client: 10 }, ..policy() };
     let (responder, clock) = responder(&[&ca], policy);
     ask(&responder, &ca, serial(1), NOW).await.unwrap();
     let first = ask(&responder, &ca, nth(0), NOW).await.unwrap();
@@ -289,7 +294,7 @@ async fn ocsp_66_beyond_its_rate_and_where_it_is_not_signed_a_nonce_gets_the_cac
     for (nonce, rate, echoed) in
         [(NoncePolicy::Live, 3, 3), (NoncePolicy::CachedReply, 3, 0), (NoncePolicy::Live, 0, 0)]
     {
-        let policy = Policy { nonce, live_rate: LiveRate { issuer: rate, client: rate }, ..POLICY };
+        let policy = Policy { nonce, live_rate: LiveRate { issuer: rate, client: rate }, ..policy() };
         let (responder, _) = responder(&[&ca], policy);
         let mut with_nonce = 0;
         for _ in 0..20 {
@@ -309,7 +314,7 @@ async fn ocsp_66_beyond_its_rate_and_where_it_is_not_signed_a_nonce_gets_the_cac
 #[tokio::test]
 async fn sec_01_several_certificates_in_one_request_are_paid_for_too() {
     let ca = Ca::new("one");
-    let (responder, _) = responder(&[&ca], Policy { live_rate: LiveRate { issuer: 0, client: 0 }, ..POLICY });
+    let (responder, _) = responder(&[&ca], Policy { live_rate: LiveRate { issuer: 0, client: 0 }, ..policy() });
     let single = element(tag::SEQUENCE, &[&ca.cert_id(serial(1))]);
     let list = element(tag::SEQUENCE, &[&single, &single]);
     let request = element(tag::SEQUENCE, &[&element(tag::SEQUENCE, &[&list])]);

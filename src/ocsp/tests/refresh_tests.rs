@@ -4,7 +4,7 @@ use super::*;
 use crate::metrics::{Origin as Counted, Presigned};
 use std::collections::HashSet;
 
-/// POLICY's lifetime is an hour: answers are dated anew every 7/16 of it, and given 1/16 longer.
+/// Their lifetime is an hour: answers are dated anew every 7/16 of it, and given 1/16 longer.
 const PERIOD: Duration = Duration::from_secs(3_600 * 7 / 16);
 const GRACE: Duration = Duration::from_secs(3_600 / 16);
 
@@ -23,7 +23,7 @@ async fn renewed_at(responder: &Responder, ca: &Ca, now: Time) -> Time {
 async fn what_is_asked_for_is_signed_anew_before_anybody_waits_for_it() {
     let ca = Ca::new("one");
     ca.index.apply(&[(serial(2), record(Status::Good, 0))]);
-    let (responder, clock) = responder(&[&ca], POLICY);
+    let (responder, clock) = responder(&[&ca], policy());
     ask(&responder, &ca, serial(2), NOW).await.unwrap();
     let mut due = renewed_at(&responder, &ca, NOW).await;
     let signed = |responder: &Responder| responder.metrics.answers.get(Counted::Signed);
@@ -40,7 +40,7 @@ async fn what_is_asked_for_is_signed_anew_before_anybody_waits_for_it() {
         responder.refresh_once().await;
         let after = ask(&responder, &ca, serial(1), due).await.unwrap();
         assert_eq!(after.this_update, before.this_update + PERIOD, "{round}");
-        assert!(after.next_update > due + POLICY.lifetime / 2, "half its life is left: {round}");
+        assert!(after.next_update > due + policy().lifetime / 2, "half its life is left: {round}");
         // The refresher has signed, and nobody else.
         let ahead = responder.metrics.presigned.get(Presigned::Hot) - ahead;
         assert_eq!((signed(&responder), ahead > 0), (made + ahead, true));
@@ -54,7 +54,7 @@ async fn what_is_asked_for_is_signed_anew_before_anybody_waits_for_it() {
 async fn br_10_without_a_refresher_answers_are_signed_anew_before_half_their_life_is_over() {
     for (presign, grace) in [(Presign::Hot, GRACE), (Presign::None, Duration::ZERO)] {
         let ca = Ca::new("one");
-        let (responder, clock) = responder(&[&ca], Policy { presign, ..POLICY });
+        let (responder, clock) = responder(&[&ca], Policy { presign, ..policy() });
         let due = renewed_at(&responder, &ca, NOW).await;
         let first = ask(&responder, &ca, serial(1), NOW).await.unwrap();
         let late = due + grace.saturating_sub(Duration::from_secs(1));
@@ -62,7 +62,7 @@ async fn br_10_without_a_refresher_answers_are_signed_anew_before_half_their_lif
         go_to(&ca, &clock, late);
         assert_eq!(ask(&responder, &ca, serial(1), late).await.unwrap().this_update, expected);
         let too_late = due + grace;
-        assert!(too_late <= first.this_update + POLICY.lifetime / 2 + Duration::from_secs(1));
+        assert!(too_late <= first.this_update + policy().lifetime / 2 + Duration::from_secs(1));
         go_to(&ca, &clock, too_late);
         assert_eq!(ask(&responder, &ca, serial(1), too_late).await.unwrap().this_update, first.this_update + PERIOD);
     }
@@ -76,7 +76,7 @@ async fn all_keeps_every_certificate_that_has_not_expired_signed() {
     }
     let expired = Record { not_after: NOW - Duration::from_secs(1), ..record(Status::Good, 0) };
     ca.index.apply(&[(serial(99), expired)]);
-    let (responder, clock) = responder(&[&ca], Policy { presign: Presign::All { rate: 1_000_000 }, ..POLICY });
+    let (responder, clock) = responder(&[&ca], Policy { presign: Presign::All { rate: 1_000_000 }, ..policy() });
     let made = || responder.metrics.signatures.get(Purpose::Ocsp);
     responder.refresh_once().await;
     assert_eq!((made(), responder.metrics.presigned.get(Presigned::All)), (100, 100));
@@ -105,7 +105,7 @@ async fn all_keeps_every_certificate_that_has_not_expired_signed() {
 async fn none_signs_nothing_ahead_and_a_stale_index_neither() {
     for (presign, staleness) in [(Presign::None, 0), (Presign::Hot, 61), (Presign::All { rate: 9 }, 61)] {
         let ca = Ca::new("one");
-        let (responder, clock) = responder(&[&ca], Policy { presign, ..POLICY });
+        let (responder, clock) = responder(&[&ca], Policy { presign, ..policy() });
         let due = renewed_at(&responder, &ca, NOW).await;
         ca.index.vouch(due);
         clock.set(due + Duration::from_secs(staleness));
@@ -119,9 +119,10 @@ async fn none_signs_nothing_ahead_and_a_stale_index_neither() {
 async fn the_refresher_ends_when_it_is_told_to() {
     let ca = Ca::new("one");
     for presign in [Presign::None, Presign::Hot, Presign::All { rate: 1 }] {
-        let (responder, _) = responder(&[&ca], Policy { presign, ..POLICY });
+        let (responder, _) = responder(&[&ca], Policy { presign, ..policy() });
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        let running = tokio::spawn(refresh::run(Arc::new(responder), stopped));
+        let (_current, responders) = tokio::sync::watch::channel(Arc::new(responder));
+        let running = tokio::spawn(refresh::run(responders, stopped));
         tokio::task::yield_now().await;
         stop.send(true).unwrap();
         running.await.unwrap();
@@ -131,8 +132,8 @@ async fn the_refresher_ends_when_it_is_told_to() {
 #[tokio::test]
 async fn http_15_max_age_is_spread_over_an_eighth() {
     let ca = Ca::new("one");
-    let policy = Policy { max_age_good: Duration::from_secs(800), ..POLICY };
-    let (responder, _) = responder(&[&ca], policy);
+    let max_age_good = Duration::from_secs(800);
+    let (responder, _) = responder(&[&ca], Policy { max_age_good, ..policy() });
     let mut ages = HashSet::new();
     for n in 1..=200 {
         ca.index.apply(&[(serial(n), record(Status::Good, 0))]);
@@ -140,7 +141,7 @@ async fn http_15_max_age_is_spread_over_an_eighth() {
         let reply = responder.answer(Client::LOCAL, None, &request).await;
         let Caching::Public { max_age, this_update, .. } = reply.caching else { panic!() };
         let left = (this_update + PERIOD).since(NOW);
-        if left > policy.max_age_good {
+        if left > max_age_good {
             assert!((700..=800).contains(&max_age), "{max_age}");
             ages.insert(max_age);
         }
@@ -159,7 +160,7 @@ async fn http_13_the_tag_tells_every_signature_apart_and_stays_with_it() {
     let mut seen = HashSet::new();
     for id in 0..3 {
         let clock = Arc::new(ManualClock::new(NOW));
-        let authorities = vec![ca.authority(id, POLICY)];
+        let authorities = vec![ca.authority(id, policy())];
         let responder = Responder::new(authorities, 1 << 20, Limits::default(), clock, Metrics::new());
         for n in 1..=50 {
             ca.index.apply(&[(serial(n), record(Status::Good, 0))]);
