@@ -23,8 +23,8 @@ use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::ocsp::request::Limits;
 use crate::ocsp::{
-    Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Responder, ResponderId,
-    refresh,
+    Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Requestors, Responder,
+    ResponderId, refresh,
 };
 use crate::pki::{Certificate, Clock, Issuer, SystemClock};
 use crate::registry::Registry;
@@ -38,7 +38,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeFrom;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -121,6 +121,9 @@ pub async fn serve(
     let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
     let feed = feed(&config, &issuers, &common);
 
+    // Before anyone is served: whoever is refused a start has answered nothing.
+    let operators = config.server.admin.map(admin_listener).transpose()?;
+
     // From here on nothing fails any more but the sockets.
     let (stop_outside, outside) = watch::channel(false);
     let (stop_inside, inside) = watch::channel(false);
@@ -128,18 +131,23 @@ pub async fn serve(
     let limits = limits(&config.server);
     let server = Server::start(listeners, Arc::clone(&site), limits, &common.metrics, &common.health, &outside)?;
     let mut outer_tasks = JoinSet::new();
-    if let Some(address) = config.server.admin {
-        let listener = admin_listener(address)?;
+    if let Some(listener) = operators {
         tracing::info!(address = %listener.local_addr()?, "health and metrics");
         let admin = Admin::new(common.health.clone(), common.metrics.clone());
-        outer_tasks.spawn(admin.run(listener, inside.clone()));
+        let (health, stop) = (common.health.clone(), inside.clone());
+        outer_tasks.spawn(watched("admin", &common.health, async move {
+            if let Err(error) = admin.run(listener, stop).await {
+                health.component("admin").dead(error.to_string());
+            }
+        }));
     }
     let mut inner_tasks = JoinSet::new();
-    inner_tasks.spawn(feed.run(inside.clone()));
+    inner_tasks.spawn(watched("feed:database", &common.health, feed.run(inside.clone())));
     let (responder, responders) = watch::channel(responder);
-    inner_tasks.spawn(refresh::run(responders, inside.clone()));
+    let refresher = refresh::run(responders, inside.clone());
+    inner_tasks.spawn(watched("ocsp:refresher", &common.health, refresher));
     for publisher in publishers {
-        inner_tasks.spawn(publisher.run(inside.clone()));
+        inner_tasks.spawn(watched("crl", &common.health, publisher.run(inside.clone())));
     }
 
     let address = server.address();
@@ -213,6 +221,21 @@ impl Service {
             } else {
                 health.ok();
             }
+        }
+    }
+}
+
+/// Runs `part`. Should it panic, only a restart helps; nobody would notice otherwise, as what it said of
+/// itself last stays in the health.
+fn watched(
+    name: &'static str,
+    health: &Health,
+    part: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (health, part) = (health.clone(), tokio::spawn(part));
+    async move {
+        if let Err(error) = part.await {
+            health.component(name).dead(format!("it ended abnormally: {error}"));
         }
     }
 }
@@ -316,7 +339,11 @@ fn assemble(
         let (shared, index) = (Arc::new(issuer.clone()), Arc::clone(index));
         let policy = policy(settings, config);
         let authority = Authority::new(shared, index, credentials, policy, common.clock.now());
-        authorities.push(authority.with_context(context)?);
+        let authority = authority.with_context(context)?;
+        authorities.push(match &settings.ocsp.requestors {
+            Some(files) => authority.only_for(requestors(files).with_context(context)?),
+            None => authority,
+        });
         let certificate = Bytes::copy_from_slice(issuer.certificate.der());
         files.insert(issuer.name.clone(), Files::new(shelf.clone(), certificate, LIST_MAX_AGE));
     }
@@ -390,6 +417,16 @@ fn policy(settings: &config::Issuer, config: &Config) -> Policy {
     }
 }
 
+fn requestors(files: &[PathBuf]) -> anyhow::Result<Requestors> {
+    let mut trusted = Vec::new();
+    for file in files {
+        let context = || format!("cannot read the certificates of requestors in {}", file.display());
+        let bytes = std::fs::read(file).with_context(context)?;
+        trusted.extend(Certificate::all_from_file_bytes(&bytes).with_context(context)?);
+    }
+    Ok(Requestors::new(trusted))
+}
+
 fn publisher(
     crl: &config::Crl,
     issuer: &Issuer,
@@ -446,12 +483,29 @@ fn limits(server: &config::Server) -> server::Limits {
 }
 
 fn admin_listener(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let [listener] = <[TcpListener; 1]>::try_from(server::bind(address, 1).context("the operator's listener")?)
-        .map_err(|_| anyhow::anyhow!("{address}: no socket"))?;
-    Ok(listener)
+    let sockets = server::bind(address, 1).context("the operator's listener, [server] admin in the config")?;
+    sockets.into_iter().next().with_context(|| format!("{address}: no socket"))
 }
 
 fn read_certificate(path: &Path) -> anyhow::Result<Certificate> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read the certificate {}", path.display()))?;
     Certificate::from_file_bytes(&bytes).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_calls_for_a_restart_and_does_not_keep_the_rest_from_stopping() {
+        let health = Health::new();
+        let mut parts = JoinSet::new();
+        parts.spawn(watched("sound", &health, async {}));
+        parts.spawn(watched("faulty", &health, async { panic!("a fault of Jarchy") }));
+        parts.join_all().await;
+        assert!(!health.live() && !health.ready());
+        let dead: Vec<_> =
+            health.report().into_iter().filter(|part| part.state == crate::health::State::Dead).collect();
+        assert_eq!(dead.iter().map(|part| part.component.as_str()).collect::<Vec<_>>(), ["faulty"]);
+    }
 }

@@ -184,6 +184,8 @@ pub struct Ocsp {
     /// Signatures a second, at most, with which `presign = "all"` signs what nobody has asked for.
     /// Default 2,000.
     pub presign_rate: NonZeroU32,
+    /// Files with the certificates of those whose signed requests alone are answered; `None` answers everybody.
+    pub requestors: Option<Vec<PathBuf>>,
     /// What is said of certificates that are not valid yet. Default: their status.
     pub not_yet_valid: NotYetValid,
     /// How responses name their signer. Default: by key.
@@ -616,6 +618,7 @@ impl Check<'_> {
             self.at(setting.span(), message, "choose at most `live_rate`, or raise that too");
         }
         let live_rate_per_client = per_client.map_or_else(|| live_rate.div_ceil(10), |setting| *setting.get_ref());
+        let requestors = self.requestors(ocsp.require_signed, ocsp.trusted_requestors);
         let retention = ocsp.retention.and_then(|retention| self.retention(&retention));
         Some(Ocsp {
             signers: signers?,
@@ -635,7 +638,34 @@ impl Check<'_> {
             cert_hash: ocsp.cert_hash.unwrap_or(policy.cert_hash),
             invalidity_date: ocsp.invalidity_date.unwrap_or(policy.invalidity_date),
             crl_id: ocsp.crl_id.is_some_and(Spanned::into_inner),
+            requestors,
         })
+    }
+
+    /// Whose signed requests are answered; `None` where they need not be signed.
+    fn requestors(
+        &mut self,
+        require_signed: file::Setting<bool>,
+        trusted: file::Setting<Vec<PathBuf>>,
+    ) -> Option<Vec<PathBuf>> {
+        let required = require_signed.as_ref().is_some_and(|required| *required.get_ref());
+        let span = trusted.as_ref().map(Spanned::span);
+        let files = trusted.map(Spanned::into_inner).unwrap_or_default();
+        match (required, span, require_signed) {
+            (true, _, Some(required)) if files.is_empty() => {
+                let help = "name files with the certificates of those who may ask, or of their CA: \
+                            trusted_requestors = [\"requestors.pem\"]";
+                self.at(required.span(), "only signed requests are answered, but nobody's signature is trusted", help);
+                None
+            }
+            (false, Some(span), _) => {
+                let help = "add `require_signed = true`, or leave `trusted_requestors` out";
+                self.at(span, "requests need not be signed, so nobody's signature is looked at", help);
+                None
+            }
+            (true, ..) => Some(files.into_iter().map(|file| self.path(file)).collect()),
+            (false, ..) => None,
+        }
     }
 
     /// A time, or `None` for the word "forever" (and for what is wrong, which is then noted).

@@ -14,7 +14,7 @@ use crate::metrics;
 use crate::pki::{Clock, IssuerName, Reason, Serial, Status, Time};
 use crate::source::{OddRow, Row, Source, SourceError};
 use crate::state::{Seen, State};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -26,10 +26,18 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest wait between two tries.
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// A good certificate that changed within this time before it is loaded may have been answered otherwise
-/// before; its answers are dated from now on. Older ones need no such care.
-const RECENT: Duration = Duration::from_secs(3_600);
+/// before; its answers are dated from now on. Older ones need no such care: no answer lives so long
+/// (BR-09), nor is any aligned to a point so far back.
+const RECENT: Duration = Duration::from_secs(11 * 86_400);
 /// A revocation dated further ahead than this is worth a warning (life cycle of a status).
 const AHEAD: Duration = Duration::from_secs(300);
+/// How long a revocation waits for the state store before it is answered without: being heard comes before
+/// being remembered (promise 8). A publisher that commits a long journal keeps the store busy for seconds.
+const HEARD_AFTER: Duration = Duration::from_millis(250);
+/// The longest that the end of the process waits for the state store.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Revocations and releases that the state store takes at once.
+const SAVED_AT_ONCE: usize = 2_000;
 /// Rows collected during a load before they are merged, at least; more when the index is large, so that
 /// loading does not rewrite the index again and again.
 const LOAD_BATCH: usize = 65_536;
@@ -55,6 +63,10 @@ pub struct Feed<S> {
     clock: Arc<dyn Clock>,
     metrics: metrics::Feed,
     health: Component,
+    /// Revocations (and releases: `None`) that the state does not hold yet; the last word on each serial.
+    unsaved: HashMap<IssuerName, BTreeMap<Serial, Option<Seen>>>,
+    /// Why it does not.
+    refusal: String,
     /// What has been warned about and stands in the way of an unclouded health.
     doubts: BTreeSet<String>,
     /// Issuers in the database that the config does not name.
@@ -71,8 +83,8 @@ impl<S: Source> Feed<S> {
         metrics: metrics::Feed,
         health: Component,
     ) -> Self {
-        let (doubts, strangers) = (BTreeSet::new(), BTreeSet::new());
-        Self { source, issuers, state, clock, metrics, health, doubts, strangers }
+        let (unsaved, refusal, doubts, strangers) = (HashMap::new(), String::new(), BTreeSet::new(), BTreeSet::new());
+        Self { source, issuers, state, clock, metrics, health, unsaved, refusal, doubts, strangers }
     }
 
     /// Runs until `stop` turns true. Errors of the database are waited out, never passed on.
@@ -81,6 +93,7 @@ impl<S: Source> Feed<S> {
             () = self.feed() => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
+        self.save(LAST_WORDS).await;
     }
 
     async fn feed(&mut self) {
@@ -143,6 +156,7 @@ impl<S: Source> Feed<S> {
             if self.source.wait(Duration::ZERO).await? {
                 return Ok(());
             }
+            self.save(HEARD_AFTER).await;
             self.vouch(as_of);
             self.issuers.values().for_each(|fed| fed.index.tidy());
             if self.source.wait(PATIENCE).await? {
@@ -160,7 +174,8 @@ impl<S: Source> Feed<S> {
         loop {
             let page = self.source.page(after.as_ref()).await?;
             self.odd(&page.odd);
-            rows += u64::try_from(page.rows.len()).unwrap_or(0);
+            let ours = page.rows.iter().filter(|row| self.issuers.contains_key(row.issuer.as_str()));
+            rows += u64::try_from(ours.count()).unwrap_or(0);
             for (issuer, believed) in self.believe(page.rows, as_of, true).await {
                 let records = collected.entry(issuer.clone()).or_default();
                 records.extend(believed);
@@ -175,7 +190,7 @@ impl<S: Source> Feed<S> {
             self.flush(&issuer, &mut records, 0);
         }
         let known: u64 = self.issuers.values().map(|fed| fed.index.issued()).sum();
-        if rows < known && self.strangers.is_empty() {
+        if rows < known {
             self.doubt(format!(
                 "the database holds {rows} certificates where {known} were known: those that are gone keep their last status"
             ));
@@ -217,35 +232,51 @@ impl<S: Source> Feed<S> {
                 continue;
             };
             let (issuer, known) = (issuer.clone(), fed.index.view().get(&row.serial));
-            match judge(&row, fed, known.as_ref(), as_of, loading) {
+            match judge(&row, fed, known.as_ref(), as_of, loading && !fed.index.is_complete()) {
                 Ok(record) => believed.entry(issuer).or_default().push((row.serial, record)),
                 Err(doubt) => self.doubt(format!("{doubt} (issuer {issuer}, serial {})", row.serial)),
             }
         }
         for (issuer, records) in &believed {
-            self.remember(issuer, records).await;
+            self.note_news(issuer, records);
         }
+        // Nobody waits for a load, and it may bring very many.
+        self.save(if loading { Duration::MAX } else { HEARD_AFTER }).await;
         believed.into_iter().collect()
     }
 
-    /// Writes revocations and releases that are news into the durable state (promise 12). Should that
-    /// fail, they are answered all the same: being heard comes before being remembered.
-    async fn remember(&mut self, issuer: &IssuerName, records: &[(Serial, Record)]) {
+    /// Collects the revocations and releases that are news, for the durable state (promise 12).
+    fn note_news(&mut self, issuer: &IssuerName, records: &[(Serial, Record)]) {
         let Some(Fed { index, .. }) = self.issuers.get(issuer) else { return };
-        let view = arc_swap::Guard::into_inner(index.view());
-        let news: Vec<_> = records
-            .iter()
-            .filter(|(serial, record)| {
-                let was = view.get(serial).map_or(Status::Good, |known| known.status);
-                was != record.status
-            })
-            .map(|(serial, record)| (*serial, seen_of(record)))
-            .collect();
-        if news.is_empty() {
-            return;
+        let view = index.view();
+        let news = records.iter().filter(|(serial, record)| {
+            let was = view.get(serial).map_or(Status::Good, |known| known.status);
+            was != record.status
+        });
+        let news: Vec<_> = news.map(|(serial, record)| (*serial, seen_of(record))).collect();
+        if !news.is_empty() {
+            self.unsaved.entry(issuer.clone()).or_default().extend(news);
         }
-        if let Err(error) = self.state.record(issuer, &news).await {
-            self.doubt(format!("the state could not be written, so a restart may forget revocations: {error}"));
+    }
+
+    /// Writes what is unsaved into the durable state, before anyone is told of it. What cannot be written
+    /// within `patience` is told all the same, and tried again whenever there is time.
+    async fn save(&mut self, patience: Duration) {
+        for (issuer, unsaved) in &mut self.unsaved {
+            while !unsaved.is_empty() {
+                let batch: Vec<_> = unsaved.iter().take(SAVED_AT_ONCE).map(|(serial, seen)| (*serial, *seen)).collect();
+                self.refusal = match tokio::time::timeout(patience, self.state.record(issuer, &batch)).await {
+                    Ok(Ok(())) => {
+                        for (serial, _) in batch {
+                            unsaved.remove(&serial);
+                        }
+                        continue;
+                    }
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "it is busy".to_owned(),
+                };
+                return;
+            }
         }
     }
 
@@ -259,7 +290,12 @@ impl<S: Source> Feed<S> {
         self.metrics.as_of.set(as_of.unix());
         let known: u64 = self.issuers.values().map(|fed| fed.index.issued()).sum();
         self.metrics.certificates.set(i64::try_from(known).unwrap_or(i64::MAX));
+        let unsaved: usize = self.unsaved.values().map(BTreeMap::len).sum();
         match self.doubts.last() {
+            _ if unsaved > 0 => self.health.degraded(format!(
+                "{unsaved} revocations or releases are not in the state store yet, so a restart may forget them: {}",
+                self.refusal
+            )),
             None => self.health.ok(),
             Some(doubt) => self.health.degraded(format!("{doubt} ({} in all; see the log)", self.doubts.len())),
         }
@@ -314,11 +350,18 @@ fn judge(row: &Row, fed: &Fed, known: Option<&Record>, as_of: Time, loading: boo
         // The index keeps what it knew of an unchanged status.
         Some(known) if known.status == status => known.since,
         Some(known) => {
-            if let (Status::Revoked(was), Status::Good) = (known.status, status) {
-                let released = known.status.is_hold() && row.released_at.is_some_and(|released| released >= was.at);
-                if !released {
+            if let Status::Revoked(was) = known.status {
+                // A hold may be dated back before the release of an earlier one, so the release must also
+                // come after this hold was learned; by more than clocks differ it cannot come before.
+                let ended = |released: Time| released >= was.at && released + AHEAD >= known.since;
+                if status == Status::Good && !(known.status.is_hold() && row.released_at.is_some_and(ended)) {
                     return Err(
                         "the database says good of a certificate that was revoked, without a recorded release from hold; it stays revoked",
+                    );
+                }
+                if status.is_hold() && !known.status.is_hold() {
+                    return Err(
+                        "the database says on hold of a certificate that was revoked for good; it stays revoked",
                     );
                 }
             }
@@ -346,3 +389,6 @@ fn seen_of(record: &Record) -> Option<Seen> {
     let revocation = *record.status.revocation()?;
     Some(Seen { not_before: record.not_before, not_after: record.not_after, revocation, learned: record.since })
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,6 +88,12 @@ label! {
         Sha384 = "sha384",
         /// SHA-512.
         Sha512 = "sha512",
+        /// GOST R 34.11-94.
+        Gost94 = "gost94",
+        /// Streebog-256, by either of its names.
+        Streebog256 = "streebog256",
+        /// Streebog-512, by either of its names.
+        Streebog512 = "streebog512",
         /// Anything else.
         Other = "other",
     }

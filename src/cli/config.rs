@@ -8,6 +8,7 @@ use std::io::Write;
 
 /// Show what the config file comes to.
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  jarchy config show --config /etc/jarchy/jarchy.toml")]
 pub struct ConfigCommand {
     #[command(subcommand)]
     action: Action,

@@ -126,12 +126,12 @@ What do the lists say?
   openssl crl -inform DER -in {crl} -out {crl_pem}
   openssl verify -crl_check -CAfile {ca} -CRLfile {crl_pem} {good}
 
-Revoke a certificate, take another off hold, and ask again; the delta lists both.
+Revoke a certificate, take another off hold, and ask again; within a second the delta lists both.
   {jarchy} revoke {good} --reason key-compromised --config {config}
   {jarchy} release {on_hold} --config {config}
   {ask} -cert {good}
   {ask} -cert {on_hold}
-  curl -fsS {url}/crl/demo-delta.crl | openssl crl -inform DER -noout -text
+  sleep 1; curl -fsS {url}/crl/demo-delta.crl | openssl crl -inform DER -noout -text
 
 Ctrl-C ends the demo; the same command continues it.
 ",

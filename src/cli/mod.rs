@@ -69,7 +69,8 @@ impl ConfigFile {
     }
 }
 
-/// A command on the issuance database of a config file.
+// A command on the issuance database of a config file. No doc comment: `--help` would show it in place of
+// the command's own.
 #[derive(Args, Debug)]
 struct OnRegistry<C: Args> {
     #[command(flatten)]
@@ -139,6 +140,19 @@ fn shell_word(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn help_says_of_every_command_what_that_one_does() {
+        use clap::CommandFactory;
+        let mut seen = std::collections::BTreeSet::new();
+        for command in Cli::command().get_subcommands() {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty(), "{} says nothing", command.get_name());
+            assert!(seen.insert(about.clone()), "two commands say {about:?}");
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(example.contains("Example"), "{} shows no example", command.get_name());
+        }
+    }
 
     #[test]
     fn words_survive_a_shell() {

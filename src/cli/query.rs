@@ -17,7 +17,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Asks an OCSP responder for the status of a certificate and checks the answer.
+/// Ask an OCSP responder for the status of a certificate and check the answer.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  jarchy query http://127.0.0.1:8080/ocsp --issuer ca.pem good.pem\n\n\
     Exit status: 0 good, 3 revoked, 4 unknown, 1 no answer that can be believed.")]

@@ -109,6 +109,8 @@ pub(super) struct Ocsp {
     #[serde(default)]
     pub(super) presign: Presign,
     pub(super) presign_rate: Option<NonZeroU32>,
+    pub(super) require_signed: Setting<bool>,
+    pub(super) trusted_requestors: Setting<Vec<PathBuf>>,
     #[serde(default)]
     pub(super) not_yet_valid: NotYetValid,
     #[serde(default)]

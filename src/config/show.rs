@@ -164,6 +164,11 @@ impl Shown<'_> {
         self.setting(&place, "live_rate_per_client", plain(ocsp.live_rate_per_client), "default");
         self.setting(&place, "presign", quoted(ocsp.presign), "default");
         self.setting(&place, "presign_rate", plain(ocsp.presign_rate), "default");
+        self.setting(&place, "require_signed", plain(ocsp.requestors.is_some()), "default");
+        let trusted = ocsp.requestors.as_ref().map(|files| {
+            toml::Value::Array(files.iter().map(|file| file.display().to_string().into()).collect()).to_string()
+        });
+        self.setting(&place, "trusted_requestors", trusted, "default");
         let retention = ocsp.retention.map_or_else(|| quoted("forever"), time);
         self.setting(&place, "retention", retention, "default");
         self.setting(&place, "archive_cutoff", plain(ocsp.archive_cutoff), profile);

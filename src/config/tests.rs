@@ -87,6 +87,8 @@ fn every_setting_is_taken_over() {
     let Ocsp { not_yet_valid, responder_id, retention, archive_cutoff, cert_hash, invalidity_date, crl_id, .. } =
         issuer.ocsp;
     let signers = &issuer.ocsp.signers;
+    let requestors = issuer.ocsp.requestors.as_ref().unwrap();
+    assert!(requestors[0].ends_with("config/requestors.pem") && requestors[1] == Path::new("/etc/jarchy/ca.pem"));
     let ages = [lifetime, max_age, max_age_uncertain].map(|age| age.as_secs());
     assert_eq!((issuer.profile, issuer.hold), (Profile::Etsi, Hold::Refused));
     assert_eq!((issuer.ocsp.live_rate, issuer.ocsp.live_rate_per_client), (50, 7));
@@ -165,6 +167,17 @@ fn an_issuer_without_a_key_is_told_both_ways_out() {
     assert!(shown.contains("[issuer.ocsp]") && shown.contains("[issuer.crl]"), "{shown}");
     let shown = faults("");
     assert!(shown.starts_with("jarchy.toml:1:1: there is no [[issuer]]"), "{shown}");
+}
+
+#[test]
+fn signed_requests_are_asked_for_together_with_those_who_may_sign_them() {
+    let ocsp = |settings: &str| format!("{CA}[issuer.ocsp]\nkey = \"ca.key\"\n{settings}\n");
+    let shown = faults(&ocsp("require_signed = true"));
+    assert!(shown.starts_with("jarchy.toml:6:18: only signed requests are answered, but nobody"), "{shown}");
+    let shown = faults(&ocsp("require_signed = false\ntrusted_requestors = [\"a.pem\"]"));
+    assert!(shown.starts_with("jarchy.toml:7:22: requests need not be signed"), "{shown}");
+    let open = Config::parse(&ocsp("require_signed = false"), Path::new("/etc/jarchy/jarchy.toml")).unwrap();
+    assert_eq!(open.issuers[0].ocsp.requestors, None);
 }
 
 #[test]

@@ -81,6 +81,11 @@ impl Base {
         }
     }
 
+    /// Slots of the directory: at least as many as there are segments.
+    pub(super) const fn slots(&self) -> usize {
+        self.directory.len()
+    }
+
     /// Calls `each` with the records of the segment at `slot`; returns the slot of the next segment.
     pub(super) fn for_each_of_segment(&self, slot: usize, mut each: impl FnMut(Serial, Record)) -> Option<usize> {
         let segment = self.directory.get(slot)?;

@@ -289,10 +289,12 @@ impl Index {
         self.as_of().map_or_else(Time::default, |as_of| as_of - FORGET_SINCE)
     }
 
-    /// Keeps the overlay small: past its limit it is frozen, and `steps` segments of the base take in
-    /// their share of it. If the next one fills up meanwhile, the writer pays the rest at once: the
-    /// overlay holds back the feed, never the readers. The caller holds the writer's lock.
-    fn merge(&self, steps: usize) {
+    /// Keeps the overlay small: past its limit it is frozen, and segments of the base take in their share of
+    /// it, in proportion to the `changes` just made, so that all are done when the next overlay is full. A
+    /// segment takes some milliseconds, and the next revocation waits for it. Should the next overlay fill up
+    /// meanwhile, the writer pays the rest at once: it holds back the feed, never the readers. The caller
+    /// holds the writer's lock.
+    fn merge(&self, changes: usize) {
         let view = self.view.load();
         if view.frozen.is_empty() && view.active.len() < overlay::LIMIT {
             return;
@@ -303,7 +305,8 @@ impl Index {
             next.active = Arc::new(Overlay::new(next.base.hash()));
             next.base.begin_merge();
         }
-        let steps = if next.active.len() >= overlay::LIMIT { usize::MAX } else { steps };
+        let share = changes.saturating_mul(next.base.slots()).div_ceil(overlay::LIMIT);
+        let steps = if next.active.len() >= overlay::LIMIT { usize::MAX } else { share };
         let forget_before = self.forget_before();
         for _ in 0..steps {
             if next.base.merge_next(&next.frozen, forget_before) {
@@ -382,6 +385,29 @@ mod tests {
         view.for_each(|serial, record| assert!(seen.insert(serial, record).is_none(), "{serial} came twice"));
         assert_eq!(seen, model);
         assert_eq!(index.issued(), model.len() as u64);
+    }
+
+    #[test]
+    fn a_small_batch_does_not_pay_for_merging_the_whole_overlay() {
+        let index = Index::new();
+        index.load((0..400_000).map(|n| (serial(n), record(Status::Good, 0))).collect());
+        assert!(index.view().base.slots() >= 4);
+        let revoke = |range: std::ops::Range<u64>| {
+            let status = revoked(1_790_000_000, Reason::Superseded);
+            index.apply(&range.map(|n| (serial(n), record(status, 1))).collect::<Vec<_>>())
+        };
+        let limit = u64::try_from(overlay::LIMIT).unwrap();
+        revoke(0..limit - 1);
+        revoke(limit - 1..limit + 99);
+        assert!(!index.view().frozen.is_empty(), "all segments were rewritten for a batch of 100");
+        let mut at = limit + 99;
+        while !index.view().frozen.is_empty() {
+            revoke(at..at + 1_000);
+            at += 1_000;
+        }
+        assert!(at < 2 * limit, "the next overlay was full before: {at}");
+        let view = index.view();
+        assert!((0..at).all(|n| view.get(&serial(n)).unwrap().status != Status::Good));
     }
 
     #[test]

@@ -6,7 +6,9 @@
 
 use super::live::{Live, LiveRate};
 use super::refresh::Presign;
-use super::response::{self, CertStatus, ResponderId, ResponseData, Template};
+use super::request::Request;
+use super::requestor::Requestors;
+use super::response::{self, CertStatus, Failure, ResponderId, ResponseData, Template};
 use crate::index::{Index, Record};
 use crate::pki::hash::sha256;
 use crate::pki::{Certificate, Issuer, Reason, Revocation, Serial, Status, Time};
@@ -230,6 +232,8 @@ pub struct Authority {
     pub(super) extensions: Vec<u8>,
     /// When these rules came into force: an answer that follows from them is dated no earlier.
     since: Time,
+    /// Who may ask; `None` for everybody.
+    requestors: Option<Requestors>,
 }
 
 /// What is to be said of one certificate now, before anything is signed.
@@ -301,7 +305,32 @@ impl Authority {
             _ => Vec::new(),
         };
         let live = Live::new(policy.live_rate);
-        Ok(Self { issuer, index, policy, live, keys, extensions, since: now })
+        Ok(Self { issuer, index, policy, live, keys, extensions, since: now, requestors: None })
+    }
+
+    /// The same, answering only requests that one of `requestors` has signed.
+    #[must_use]
+    pub fn only_for(self, requestors: Requestors) -> Self {
+        Self { requestors: Some(requestors), ..self }
+    }
+
+    /// Whether requests must be signed; the answers are then nobody else's to keep.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.requestors.is_some()
+    }
+
+    /// Lets `request` in: sigRequired for one without a signature, unauthorized for one that nobody who may
+    /// has signed (OCSP-25, OCSP-26). Where everybody may ask, signatures are passed over (OCSP-17).
+    pub(super) fn admit(&self, request: &Request<'_>, now: Time) -> Result<(), Failure> {
+        let Some(requestors) = &self.requestors else { return Ok(()) };
+        let signature = request.signature.as_ref().ok_or(Failure::SigRequired)?;
+        requestors.check(signature, now, |signer| self.has_revoked(signer)).map_err(|_| Failure::Unauthorized)
+    }
+
+    /// Whether this issuer issued `certificate` and has revoked it since.
+    fn has_revoked(&self, certificate: &Certificate) -> bool {
+        certificate.issuer() == self.issuer.certificate.subject()
+            && self.index.view().get(&certificate.serial()).is_some_and(|record| record.status != Status::Good)
     }
 
     /// The key that signs now: of the first algorithm in `preferred` that there is a key for, else of the
@@ -346,7 +375,8 @@ impl Authority {
         let current = complete && as_of.is_some_and(|as_of| now.since(as_of) <= self.policy.max_staleness);
         if let Some(revocation) = self.policy.ca_revoked {
             let until = as_of.unwrap_or(now);
-            return Ok(self.plan_known(serial, &self.of_revoked_ca(record, revocation, now), key, until, true));
+            let plan = self.plan_known(serial, &self.of_revoked_ca(record, revocation, now), key, until, true);
+            return Ok(if current { plan } else { self.outlasting(plan, key, now) });
         }
         let Some(record) = record else {
             return match (complete, as_of) {
@@ -363,11 +393,20 @@ impl Authority {
             return Err(Silence::Purged);
         }
         let known_until = as_of.unwrap_or(record.since);
-        if self.policy.not_yet_valid == NotYetValid::Unknown && now < record.not_before {
+        if !revoked && self.policy.not_yet_valid == NotYetValid::Unknown && now < record.not_before {
             let until = record.not_before - Duration::from_secs(1);
             return Ok(self.plan_unknown(CertStatus::Unknown, key, known_until, now, current, until));
         }
-        Ok(self.plan_known(serial, &record, key, known_until, current || revoked))
+        let plan = self.plan_known(serial, &record, key, known_until, current || revoked);
+        Ok(if revoked && !current { self.outlasting(plan, key, now) } else { plan })
+    }
+
+    /// A revocation stands without the database too (promises 2 and 12). Its date stays what is known, which
+    /// may lie further back than an answer lives, so the end is counted from now.
+    fn outlasting(&self, plan: Plan, key: &Key, now: Time) -> Plan {
+        let end = (now + self.policy.lifetime / 2).min(key.not_after);
+        let next_update = plan.next_update.max(end);
+        Plan { next_update, renewed_at: next_update, ..plan }
     }
 
     /// OCSP-37: what was revoked before stays as it was; all else is revoked with the CA.

@@ -14,11 +14,13 @@ mod flight;
 mod live;
 pub mod refresh;
 pub mod request;
+mod requestor;
 pub mod response;
 
 pub use authority::{Authority, Credential, DelegateError, NoncePolicy, NotIssued, NotYetValid, Policy};
 pub use live::{Client, LiveRate, neighbourhood};
 pub use refresh::Presign;
+pub use requestor::{RequestorError, Requestors};
 pub use response::ResponderId;
 
 use crate::metrics::{Hash, Limit, Metrics, Origin as Counted, Outcome, Purpose};
@@ -135,6 +137,7 @@ impl Responder {
                 Failure::MalformedRequest => Outcome::Malformed,
                 Failure::InternalError => Outcome::Internal,
                 Failure::TryLater => Outcome::TryLater,
+                Failure::SigRequired => Outcome::SigRequired,
                 Failure::Unauthorized => Outcome::Unauthorized,
             },
         });
@@ -146,12 +149,28 @@ impl Responder {
         let request = request::parse(bytes, self.limits).map_err(|_| Failure::MalformedRequest)?;
         let authority = self.authority_for(issuer, &request)?;
         let now = self.clock.now();
+        authority.admit(&request, now)?;
+        let mut answered = self.answer_admitted(client, authority, &request, now).await?;
+        if authority.is_closed() {
+            answered.reply.caching = Caching::NoStore;
+        }
+        Ok(answered)
+    }
+
+    /// Answers a request that may be asked and that `authority` may answer.
+    async fn answer_admitted(
+        &self,
+        client: Client,
+        authority: &Authority,
+        request: &Request<'_>,
+        now: Time,
+    ) -> Result<Answered, Failure> {
         let key = authority.key(request.preferred_algorithms(), now).ok_or(Failure::TryLater)?;
         // What is signed for ever is nobody's in particular (ETSI-24).
         let sees_nonces = authority.policy.nonce != NoncePolicy::Off && !authority.policy.end_of_life;
         let nonce = request.nonce.filter(|_| sees_nonces);
         if request.count > 1 {
-            return self.answer_many(client, authority, key, &request, nonce, now).await;
+            return self.answer_many(client, authority, key, request, nonce, now).await;
         }
         let cert_id = request.cert_ids().next().ok_or(Failure::MalformedRequest)?;
         // A serial of 21 octets is well-formed and nobody's.
@@ -501,6 +520,9 @@ const fn hash_label(hash: Option<HashAlgorithm>) -> Hash {
         Some(HashAlgorithm::Sha256) => Hash::Sha256,
         Some(HashAlgorithm::Sha384) => Hash::Sha384,
         Some(HashAlgorithm::Sha512) => Hash::Sha512,
+        Some(HashAlgorithm::Gost94) => Hash::Gost94,
+        Some(HashAlgorithm::Streebog256 | HashAlgorithm::KzStreebog256) => Hash::Streebog256,
+        Some(HashAlgorithm::Streebog512 | HashAlgorithm::KzStreebog512) => Hash::Streebog512,
         None => Hash::Other,
     }
 }

@@ -33,6 +33,21 @@ pub struct Request<'a> {
     pub nonce: Option<&'a [u8]>,
     /// Content of the list of preferred signature algorithms, in the client's order (OCSP-78).
     preferred: &'a [u8],
+    /// The signature, of which only the form has been looked at (OCSP-17).
+    pub signature: Option<Signature<'a>>,
+}
+
+/// The signature of a request (RFC 6960 4.1.1); whoever needs it checks it.
+#[derive(Clone, Copy, Debug)]
+pub struct Signature<'a> {
+    /// What it covers: the whole element tbsRequest (OCSP-16).
+    pub signed: &'a [u8],
+    /// Its AlgorithmIdentifier.
+    pub algorithm: &'a [u8],
+    /// Its octets.
+    pub value: &'a [u8],
+    /// The certificates that came along, one DER after another, unread.
+    pub certificates: &'a [u8],
 }
 
 /// A CertID (RFC 6960 4.1.1), with its parts still where they stood in the request.
@@ -65,12 +80,13 @@ mod oid {
 /// Whatever is wrong; the answer is malformedRequest in any case (OCSP-21).
 pub fn parse(bytes: &[u8], limits: Limits) -> Result<Request<'_>, Error> {
     let mut outer = der::outer(bytes, tag::SEQUENCE)?;
-    let mut tbs = outer.nested(tag::SEQUENCE)?;
-    // OCSP-17: a signature is tolerated and means nothing here.
-    if outer.optional(tag::explicit(0))?.is_some_and(|signature| Reader::new(signature).value(tag::SEQUENCE).is_err()) {
-        return Err(Error::Value);
-    }
+    let whole = outer.element(tag::SEQUENCE)?;
+    let signature = match outer.optional(tag::explicit(0))? {
+        Some(explicit) => Some(read_signature(explicit, whole.raw)?),
+        None => None,
+    };
     outer.finish()?;
+    let mut tbs = Reader::new(whole.value);
 
     // OCSP-18: v1 may be spelled out; there is no other version.
     if let Some(version) = tbs.optional(tag::explicit(0))?
@@ -98,7 +114,7 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<Request<'_>, Error> {
     if count == 0 {
         return Err(Error::Value);
     }
-    Ok(Request { list, count, nonce, preferred })
+    Ok(Request { list, count, nonce, preferred, signature })
 }
 
 impl<'a> Request<'a> {
@@ -127,6 +143,18 @@ impl<'a> Request<'a> {
 struct Extensions<'a> {
     nonce: Option<&'a [u8]>,
     preferred: &'a [u8],
+}
+
+fn read_signature<'a>(explicit: &'a [u8], signed: &'a [u8]) -> Result<Signature<'a>, Error> {
+    let mut fields = der::outer(explicit, tag::SEQUENCE)?;
+    let algorithm = fields.element(tag::SEQUENCE)?.raw;
+    let [0, value @ ..] = fields.value(tag::BIT_STRING)? else { return Err(Error::Value) };
+    let certificates = match fields.optional(tag::explicit(0))? {
+        Some(explicit) => der::outer(explicit, tag::SEQUENCE)?.rest(),
+        None => &[],
+    };
+    fields.finish()?;
+    Ok(Signature { signed, algorithm, value, certificates })
 }
 
 fn read_single(requests: &mut Reader<'_>, limits: Limits) -> Result<(), Error> {

@@ -19,6 +19,8 @@ pub enum Failure {
     InternalError = 2,
     /// Temporarily unable (OCSP-23).
     TryLater = 3,
+    /// Only signed requests are answered (OCSP-25).
+    SigRequired = 5,
     /// Not authorized to answer for this certificate (OCSP-26, OCSP-29).
     Unauthorized = 6,
 }
@@ -31,6 +33,7 @@ impl Failure {
             Self::MalformedRequest => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 1],
             Self::InternalError => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 2],
             Self::TryLater => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 3],
+            Self::SigRequired => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 5],
             Self::Unauthorized => &[tag::SEQUENCE, 3, tag::ENUMERATED, 1, 6],
         }
     }
@@ -535,7 +538,13 @@ mod tests {
 
     #[test]
     fn ocsp_27_failures_are_five_constant_octets() {
-        for failure in [Failure::MalformedRequest, Failure::InternalError, Failure::TryLater, Failure::Unauthorized] {
+        for failure in [
+            Failure::MalformedRequest,
+            Failure::InternalError,
+            Failure::TryLater,
+            Failure::SigRequired,
+            Failure::Unauthorized,
+        ] {
             let code = failure as u8;
             assert_eq!(failure.der(), [0x30, 3, 0x0a, 1, code]);
             assert!(matches!(parse(failure.der()), Ok(Parsed::Failure(found)) if found == code));

@@ -266,6 +266,33 @@ async fn promise_12_before_the_first_load_is_done_only_revoked_is_answered() {
 }
 
 #[tokio::test]
+async fn promise_12_known_revocations_are_answered_however_long_the_database_is_away() {
+    let known = [
+        (serial(2), record(revoked(Reason::Superseded), NOW.unix() - 90 * 86_400)),
+        (serial(3), record(revoked(Reason::CertificateHold), NOW.unix() - 90 * 86_400)),
+    ];
+    // The database was lost while the service ran, and: the service was restarted, and has not read it yet.
+    for running in [true, false] {
+        let ca = Ca::new("one");
+        let ca = if running { ca } else { Ca { index: Arc::new(Index::new()), ..ca } };
+        ca.index.load(known.to_vec());
+        let (responder, clock) = responder(&[&ca], policy());
+        for hours in [0, 3, 50] {
+            let now = NOW + Duration::from_secs(hours * 3_600);
+            clock.set(now);
+            for n in [2, 3] {
+                for _ in ["signed", "from the cache"] {
+                    let said = ask(&responder, &ca, serial(n), now).await.unwrap();
+                    assert!(matches!(said.status, CertStatus::Revoked(_)), "{n} after {hours} h");
+                    assert!(said.this_update <= NOW && said.produced_at <= now, "promise 2");
+                    assert!(now < said.next_update && said.next_update <= now + policy().lifetime);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn ocsp_44_nothing_is_signed_outside_the_signers_validity() {
     let ca = Ca::new("one");
     let (responder, clock) = responder(&[&ca], policy());
@@ -594,4 +621,17 @@ async fn ocsp_78_a_client_gets_the_algorithm_that_it_prefers_if_there_is_a_key()
         assert_eq!(basic(&said).algorithm, expected, "{preferred:02x?}");
         check(&said.body, &cert_id, None, &ca.issuer.certificate, NOW).unwrap();
     }
+}
+
+#[tokio::test]
+async fn rev_14_a_certificate_revoked_before_it_begins_is_revoked_whatever_is_said_of_early_ones() {
+    let ca = Ca::new("one");
+    let not_before = NOW + Duration::from_secs(86_400);
+    ca.index.apply(&[
+        (serial(2), Record { not_before, ..record(Status::Good, 0) }),
+        (serial(3), Record { not_before, ..record(revoked(Reason::KeyCompromise), NOW.unix() - 5) }),
+    ]);
+    let (responder, _) = responder(&[&ca], Policy { not_yet_valid: NotYetValid::Unknown, ..policy() });
+    assert_eq!(ask(&responder, &ca, serial(2), NOW).await.unwrap().status, CertStatus::Unknown);
+    assert!(matches!(ask(&responder, &ca, serial(3), NOW).await.unwrap().status, CertStatus::Revoked(_)), "OCSP-39");
 }

@@ -183,3 +183,105 @@ fn ed25519_seed(key: &PrivateKeyDer<'_>) -> Option<Zeroizing<Vec<u8>>> {
     let mut inner = crate::der::Reader::new(info.private_key.as_bytes());
     inner.value(crate::der::tag::OCTET_STRING).ok().map(|seed| Zeroizing::new(seed.to_vec()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sign::verify;
+
+    const PKI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/pki/");
+
+    fn certificate(name: &str) -> Certificate {
+        Certificate::from_file_bytes(&std::fs::read(format!("{PKI}{name}")).unwrap()).unwrap()
+    }
+
+    /// Loads these octets as the key of that certificate, from a file as private as a key should be.
+    fn load_bytes(key: &[u8], of: &Certificate) -> Result<Signer, KeyError> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ocsp.key");
+        std::fs::write(&file, key).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        load(&file, of)
+    }
+
+    fn load_copy(key: &str, of: &Certificate) -> Result<Signer, KeyError> {
+        load_bytes(&std::fs::read(format!("{PKI}{key}")).unwrap(), of)
+    }
+
+    fn refusal(key: &str, of: &Certificate) -> String {
+        load_copy(key, of).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_form_of_key_file_signs_what_its_certificate_verifies() {
+        for (key, of) in [
+            ("ocsp-p256.key", "ocsp-p256.pem"),
+            ("keys/p256.pkcs8.der", "ocsp-p256.pem"),
+            ("keys/p256.pkcs8-without-public-key.pem", "ocsp-p256.pem"),
+            ("keys/p256.sec1.pem", "ocsp-p256.pem"),
+            ("keys/p256.sec1-after-parameters.pem", "ocsp-p256.pem"),
+            ("keys/p256.sec1-without-public-key.pem", "ocsp-p256.pem"),
+            ("keys/p256.after-certificate.pem", "ocsp-p256.pem"),
+            ("ocsp-p384.key", "ocsp-p384.pem"),
+            ("ocsp-ed25519.key", "ocsp-ed25519.pem"),
+            ("ocsp-rsa2048.key", "ocsp-rsa2048.pem"),
+            ("keys/rsa2048.pkcs1.pem", "ocsp-rsa2048.pem"),
+        ] {
+            let of = certificate(of);
+            let signer = load_copy(key, &of).unwrap_or_else(|error| panic!("{key}: {error}"));
+            let made = signer.sign(b"message").unwrap();
+            verify::signature(of.spki(), signer.algorithm(), b"message", &made)
+                .unwrap_or_else(|error| panic!("{key}: {error}"));
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_named_as_such_whatever_its_kind() {
+        let certificates = ["ocsp-p256.pem", "ocsp-p384.pem", "ocsp-ed25519.pem", "ocsp-rsa2048.pem"].map(certificate);
+        for key in ["ca-p256.key", "ca-p384.key", "ca-ed25519.key", "ca-rsa2048.key"] {
+            for of in &certificates {
+                let refused = refusal(key, of);
+                let named = format!("does not belong to the certificate of \"{}\"", of.subject_text());
+                assert!(refused.contains(&named), "{key}: {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_encrypted_key_is_refused_with_the_command_that_mends_it() {
+        for key in ["keys/encrypted.pkcs8.pem", "keys/encrypted.sec1.pem"] {
+            let refused = refusal(key, &certificate("ocsp-p256.pem"));
+            assert!(refused.contains("is encrypted") && refused.contains("openssl pkey -in"), "{key}: {refused}");
+        }
+    }
+
+    #[test]
+    fn too_short_an_rsa_key_is_refused_by_the_sizes_that_would_do() {
+        let refused = refusal("keys/rsa1024.pem", &certificate("keys/rsa1024.certificate.pem"));
+        assert!(refused.contains("RSA of 2048 to 4096 bits"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_key_file_is_refused_and_never_a_panic() {
+        let of = certificate("ocsp-p256.pem");
+        let certificate_file = std::fs::read(format!("{PKI}ocsp-p256.pem")).unwrap();
+        let der = std::fs::read(format!("{PKI}keys/p256.pkcs8.der")).unwrap();
+        for bytes in [&b""[..], b"0", b"hello", b"-----BEGIN PRIVATE KEY-----\n", &certificate_file, of.der()] {
+            let refused = load_bytes(bytes, &of).unwrap_err().to_string();
+            assert!(refused.contains("no private key found"), "{refused}");
+        }
+        for cut in 0..der.len() {
+            assert!(load_bytes(&der[..cut], &of).is_err(), "cut to {cut}");
+        }
+        for at in 0..der.len() {
+            let mut changed = der.clone();
+            changed[at] ^= 0xff;
+            // Some octets do not matter, such as those of the public key, which comes from the certificate.
+            if let Ok(signer) = load_bytes(&changed, &of) {
+                let made = signer.sign(b"message").unwrap();
+                assert_eq!(verify::signature(of.spki(), signer.algorithm(), b"message", &made), Ok(()), "{at}");
+            }
+        }
+    }
+}

@@ -149,10 +149,11 @@ impl Source for SqliteSource {
             if Some(data_version(&mut open.connection).await?) != open.drained_at {
                 return Ok(true);
             }
-            if Instant::now() + poll > until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Ok(false);
             }
-            tokio::time::sleep(poll).await;
+            tokio::time::sleep(poll.min(left)).await;
         }
     }
 }
@@ -244,4 +245,82 @@ fn read(row: &SqliteRow) -> Result<Row, OddRow> {
             .and_then(|octets| octets.try_into().ok()),
         issuer: issuer.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use sqlx::{AssertSqlSafe, SqlitePool};
+    use tempfile::TempDir;
+
+    /// A database with three certificates and its reader, opened and at the head.
+    async fn case(poll: Duration) -> (TempDir, SqlitePool, SqliteSource, Position) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.db");
+        let ca = db::open(&path, &registry::KIND, Mode::Create).await.unwrap();
+        sql(&ca, "INSERT INTO issuers(name, certificate) VALUES ('demo', x'3001')").await;
+        for serial in ["01", "02", "03"] {
+            issue(&ca, serial).await;
+        }
+        let mut source = SqliteSource::new(path, poll);
+        source.open().await.unwrap();
+        let head = source.head().await.unwrap();
+        (dir, ca, source, head)
+    }
+
+    async fn sql(ca: &SqlitePool, sql: impl Into<String>) {
+        sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(ca).await.unwrap();
+    }
+
+    async fn issue(ca: &SqlitePool, serial: &str) {
+        let row = format!("('demo', x'{serial}', 1790000000, 1821536000)");
+        sql(ca, format!("INSERT INTO certificates(issuer, serial, not_before, not_after) VALUES {row}")).await;
+    }
+
+    async fn gap(source: &mut SqliteSource, position: &Position) -> String {
+        match source.changes(position).await.unwrap_err() {
+            SourceError::Position(why) => why.to_owned(),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn reading_goes_on_where_it_stopped_and_replays_from_any_earlier_place() {
+        let (_dir, ca, mut source, head) = case(Duration::from_millis(1)).await;
+        let batch = source.changes(&head).await.unwrap();
+        assert_eq!((batch.rows.len(), batch.drained, &batch.position), (0, true, &head));
+        issue(&ca, "04").await;
+        assert!(source.wait(Duration::from_secs(30)).await.unwrap());
+        let batch = source.changes(&head).await.unwrap();
+        assert_eq!((batch.rows.len(), batch.rows[0].serial.as_bytes()), (1, &[4][..]));
+        assert_eq!(source.changes(&batch.position).await.unwrap().rows.len(), 0);
+        let first = Position { sequence: 0, digest: [0; 32], ..head };
+        assert_eq!(source.changes(&first).await.unwrap().rows.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_backup_another_database_and_trimmed_changes_are_noticed() {
+        let (_dir, ca, mut source, head) = case(Duration::from_millis(1)).await;
+        let other_content = Position { digest: [7; 32], ..head.clone() };
+        assert!(gap(&mut source, &other_content).await.contains("a backup was restored"));
+        let ahead = Position { sequence: head.sequence + 5, ..head.clone() };
+        assert!(gap(&mut source, &ahead).await.contains("knows fewer changes"));
+        let early = Position { sequence: 1, digest: [0; 32], ..head.clone() };
+        assert_eq!(source.changes(&early).await.unwrap().rows.len(), 2);
+        sql(&ca, "DELETE FROM changes WHERE seq < 3").await;
+        assert!(gap(&mut source, &early).await.contains("trimmed"));
+        assert!(source.changes(&Position { sequence: 2, ..early }).await.is_ok(), "trimmed just up to the position");
+        sql(&ca, "UPDATE meta SET epoch = epoch + 1").await;
+        assert!(gap(&mut source, &head).await.contains("declared restored"));
+    }
+
+    #[tokio::test]
+    async fn a_poll_longer_than_the_patience_waits_the_patience_out() {
+        let (_dir, _ca, mut source, head) = case(Duration::from_secs(60)).await;
+        source.changes(&head).await.unwrap();
+        let (patience, began) = (Duration::from_millis(50), Instant::now());
+        assert!(!source.wait(patience).await.unwrap());
+        assert!(began.elapsed() >= patience, "asked again without a pause: after {:?}", began.elapsed());
+    }
 }

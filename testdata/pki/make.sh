@@ -108,6 +108,13 @@ openssl asn1parse -genconf "$work/pkcs8.cnf" -noout -out "$work/key.der"
 { echo "-----BEGIN PRIVATE KEY-----"; openssl base64 -in "$work/key.der"; echo "-----END PRIVATE KEY-----"; } \
   > keys/p256.pkcs8-without-public-key.pem
 openssl rsa -in ocsp-rsa2048.key -traditional -out keys/rsa2048.pkcs1.pem 2>/dev/null
+cat ocsp-p256.pem ocsp-p256.key > keys/p256.after-certificate.pem
+
+# Keys that are refused.
+openssl pkcs8 -topk8 -in ocsp-p256.key -v2 aes-256-cbc -passout pass:secret -out keys/encrypted.pkcs8.pem
+openssl ec -in ocsp-p256.key -aes128 -passout pass:secret -out keys/encrypted.sec1.pem 2>/dev/null
+openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:1024 -out keys/rsa1024.pem
+openssl req -new -x509 -key keys/rsa1024.pem -subj "/O=Jarchy Tests/CN=RSA 1024" -days 10950 -out keys/rsa1024.certificate.pem
 chmod 644 ./*.key keys/*
 
 # What must hold of all this, as OpenSSL sees it.

@@ -105,6 +105,17 @@ fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
+fn an_operators_port_that_is_taken_is_named_before_anyone_is_served() {
+    let dir = deployment();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    edit(dir.path(), "admin = \"off\"", &format!("admin = \"{address}\""));
+    let refused = serve(dir.path());
+    assert_refused(&refused, &[&address, "[server] admin"]);
+    assert!(!refused.err.contains("component=\"http\""), "it listened: {refused:#?}");
+}
+
+#[test]
 fn the_database_of_another_program_is_left_alone() {
     let dir = deployment();
     let database = dir.path().join("issuance.db");

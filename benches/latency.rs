@@ -1,0 +1,186 @@
+//! From a commit in the issuance database to what relying parties see: the first `revoked` over OCSP, and the
+//! first complete and delta CRL that list the certificate. Prints a distribution of each.
+//!
+//! Starts the demo of the release binary in a temporary folder, revokes with plain SQL from this process, as
+//! a CA's software would, and asks without a pause, OCSP by GET without nonce, lists by GET. What is
+//! measured is therefore a whole round: poll, index, signature, HTTP, or build, sign, store, serve. Each
+//! revocation comes at a random moment, up to two seconds after the one before was listed: right after a list
+//! the next one would have to wait for the next second, as two lists never share their thisUpdate.
+//!
+//! `cargo bench --bench latency`; 200 samples, or as many as `JARCHY_SAMPLES` says.
+#![allow(clippy::print_stdout)]
+
+use anyhow::{Context, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use jarchy::crl::read::List;
+use jarchy::ocsp::request::{encode, encode_cert_id};
+use jarchy::ocsp::response::{CertStatus, Parsed, parse};
+use jarchy::pki::{Certificate, HashAlgorithm, Issuer, Serial};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before the run counts as failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A demo that is served; ended when dropped.
+struct Demo {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+impl Demo {
+    fn start(dir: &Path) -> anyhow::Result<Self> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_jarchy"))
+            .args(["demo", "--listen", "127.0.0.1:0", "--dir"])
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut out = BufReader::new(child.stdout.take().context("no stdout")?);
+        let mut first = String::new();
+        out.read_line(&mut first)?;
+        // Whoever prints must find a reader.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        let address = first.trim_end().strip_prefix("jarchy: serving http://").and_then(|url| url.strip_suffix('/'));
+        let address = address.with_context(|| format!("the demo began with {first:?}"))?.to_owned();
+        Ok(Self { child, address })
+    }
+
+    /// The body of what stands at `path`, over `connection`. In the first second of a new CA there is no delta
+    /// yet: what comes instead lists nothing.
+    fn get(&self, connection: &mut BufReader<TcpStream>, path: &str) -> anyhow::Result<Vec<u8>> {
+        write!(connection.get_mut(), "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address)?;
+        let (mut line, mut length) = (String::new(), 0);
+        connection.read_line(&mut line)?;
+        ensure!(["HTTP/1.1 200", "HTTP/1.1 503"].iter().any(|known| line.starts_with(known)), "{path}: {line}");
+        while line != "\r\n" {
+            line.clear();
+            connection.read_line(&mut line)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+        }
+        let mut body = vec![0; length];
+        connection.read_exact(&mut body)?;
+        Ok(body)
+    }
+
+    fn connect(&self) -> anyhow::Result<BufReader<TcpStream>> {
+        let stream = TcpStream::connect(&self.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(BufReader::new(stream))
+    }
+
+    /// How long after `began` the body of `path` is as wished for.
+    fn wait(&self, began: Instant, path: &str, wished: impl Fn(&[u8]) -> bool) -> anyhow::Result<Duration> {
+        let mut connection = self.connect()?;
+        loop {
+            let met = wished(&self.get(&mut connection, path)?);
+            let passed = began.elapsed();
+            ensure!(passed < PATIENCE, "{path}: nothing after {passed:?}");
+            if met {
+                return Ok(passed);
+            }
+            // One request each half millisecond is fine enough, and leaves the cores to the server.
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+fn is_revoked(response: &[u8]) -> bool {
+    let Ok(Parsed::Basic(basic)) = parse(response) else { return false };
+    basic.singles.iter().any(|single| matches!(single.status, CertStatus::Revoked(_)))
+}
+
+fn lists(list: &[u8], serial: &Serial) -> bool {
+    List::read(list).is_ok_and(|list| list.entries().any(|entry| entry.is_ok_and(|entry| entry.serial == *serial)))
+}
+
+fn print(what: &str, mut samples: Vec<Duration>) {
+    samples.sort_unstable();
+    let at = |share: usize| samples[(samples.len() * share / 100).min(samples.len() - 1)].as_secs_f64() * 1e3;
+    println!(
+        "{what:<28} min {:>7.1}  p50 {:>7.1}  p90 {:>7.1}  p99 {:>7.1}  max {:>7.1} ms",
+        at(0),
+        at(50),
+        at(90),
+        at(99),
+        at(100)
+    );
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    // `cargo test --benches` and `cargo bench -- --test` only want to know that it works.
+    let smoke = !std::env::args().any(|argument| argument == "--bench") || std::env::args().any(|a| a == "--test");
+    let samples: i64 = match std::env::var("JARCHY_SAMPLES") {
+        Ok(samples) => samples.parse()?,
+        Err(_) if smoke => 3,
+        Err(_) => 200,
+    };
+    let work = tempfile::tempdir()?;
+    let dir = work.path().join("demo");
+    let demo = Demo::start(&dir)?;
+    let certificate = Certificate::from_file_bytes(&std::fs::read(dir.join("ca.pem"))?)?;
+    let issuer = Issuer { name: "demo".parse()?, certificate };
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(dir.join("issuance.db"))
+        .busy_timeout(PATIENCE)
+        .synchronous(sqlx::sqlite::SqliteSynchronous::Full);
+    let database = sqlx::SqlitePool::connect_with(options).await?;
+    let serials: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT serial FROM certificates WHERE status = 'good' AND not_after > unixepoch() ORDER BY serial LIMIT ?",
+    )
+    .bind(samples)
+    .fetch_all(&database)
+    .await?;
+
+    let (mut answered, mut complete, mut delta) = (Vec::new(), Vec::new(), Vec::new());
+    let mut random = 20_261_122_u64;
+    for content in serials {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        tokio::time::sleep(Duration::from_millis((random >> 33) % 2_000)).await;
+        let serial = Serial::from_content(&content)?;
+        let cert_id = encode_cert_id(&issuer.hashes(HashAlgorithm::Sha1), serial.as_bytes());
+        let request = BASE64_STANDARD.encode(encode(&cert_id, None));
+        let path = format!("/ocsp/{}", request.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"));
+        // It is asked for before, so that a cached `good` has to give way.
+        ensure!(!is_revoked(&demo.get(&mut demo.connect()?, &path)?), "{serial} is revoked before it was revoked");
+        sqlx::query(
+            "UPDATE certificates SET status = 'revoked', revoked_at = unixepoch(), reason = 1 WHERE serial = ?",
+        )
+        .bind(&content)
+        .execute(&database)
+        .await?;
+        let committed = Instant::now();
+        std::thread::scope(|scope| {
+            let ocsp = scope.spawn(|| demo.wait(committed, &path, is_revoked));
+            let full = scope.spawn(|| demo.wait(committed, "/crl/demo.crl", |list| lists(list, &serial)));
+            let small = scope.spawn(|| demo.wait(committed, "/crl/demo-delta.crl", |list| lists(list, &serial)));
+            let joined = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<Duration>>| {
+                thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
+            };
+            answered.push(joined(ocsp)?);
+            complete.push(joined(full)?);
+            delta.push(joined(small)?);
+            anyhow::Ok(())
+        })?;
+    }
+    println!("{} revocations, each committed alone, in a database of 10,000 certificates", answered.len());
+    print("commit -> revoked by OCSP", answered);
+    print("commit -> complete CRL", complete);
+    print("commit -> delta CRL", delta);
+    Ok(())
+}
