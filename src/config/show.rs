@@ -7,7 +7,7 @@
 use super::{Config, Crl, Issuer, OcspSigner};
 use humantime_serde::re::humantime::format_duration;
 use std::fmt::{Display, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -42,6 +42,11 @@ fn quoted(value: impl Display) -> Option<String> {
 
 fn path(value: &Path) -> Option<String> {
     quoted(value.display())
+}
+
+fn paths(values: &[PathBuf]) -> String {
+    let values: Vec<_> = values.iter().filter_map(|value| path(value)).collect();
+    format!("[{}]", values.join(", "))
 }
 
 fn time(value: Duration) -> Option<String> {
@@ -176,6 +181,8 @@ impl Shown<'_> {
         self.setting(&place, "invalidity_date", plain(ocsp.invalidity_date), profile);
         self.setting(&place, "crl_id", plain(ocsp.crl_id), "default");
         self.setting(&place, "responder_id", quoted(ocsp.responder_id), "default");
+        self.setting(&place, "require_signed", plain(ocsp.requestors.is_some()), "default");
+        self.setting(&place, "trusted_requestors", ocsp.requestors.as_deref().map(paths), "default");
         let delegates = if self.is_set(&place, "key") { more.unwrap_or_default() } else { &ocsp.signers };
         let delegates = delegates.iter().filter_map(|signer| match signer {
             OcspSigner::Delegate { certificate, key } => Some((certificate, key)),

@@ -190,6 +190,28 @@ mod tests {
         assert_eq!(check(&[&ca], &stolen, NOW), Err(RequestorError::Signature));
     }
 
+    /// Of the request, its signature, or the certificate that came along.
+    #[test]
+    fn no_octet_can_be_changed_without_losing_the_way_in() {
+        let ca = Person::new("CA", None);
+        let requestor = Person::new("requestor", Some(&ca));
+        let whole = requestor.request(&[&requestor.certificate]);
+        let requestors = Requestors::new(vec![ca.certificate.clone()]);
+        let opens = |bytes: &[u8]| {
+            let request = parse(bytes, Limits::default()).ok();
+            let signature = request.and_then(|request| request.signature);
+            signature.is_some_and(|signature| requestors.check(&signature, NOW, |_| false).is_ok())
+        };
+        assert!(opens(&whole));
+        for at in 0..whole.len() {
+            for bit in [1, 0x80] {
+                let mut changed = whole.clone();
+                changed[at] ^= bit;
+                assert!(!opens(&changed), "octet {at}");
+            }
+        }
+    }
+
     #[test]
     fn certificates_that_lapsed_or_are_revoked_open_nothing() {
         let ca = Person::new("CA", None);

@@ -181,6 +181,9 @@ certificate = {certificate}
 #crl_id = false
 # How answers name their signer: by-key, or by-name for old clients.
 #responder_id = \"by-key\"
+# Whether requests must be signed, and by whom: files with the certificates of those who may ask, or their CAs.
+#require_signed = false
+# trusted_requestors = [\"requestors.pem\"]
 # The next delegate takes over when its time has come; one of another algorithm answers who prefers that.
 # [[issuer.ocsp.delegate]]
 # certificate = \"next-ocsp.pem\"
