@@ -8,8 +8,9 @@
 
 use super::cache::{Key, Signed};
 use super::response::Failure;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use dashmap::DashMap;
+use foldhash::fast::RandomState;
+use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 /// Requests that may wait for one signature.
@@ -19,7 +20,7 @@ type Flight = OnceCell<Result<Signed, Failure>>;
 
 /// All signatures that are being made.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<Key, Arc<Flight>>>);
+pub(super) struct Flights(DashMap<Key, Arc<Flight>, RandomState>);
 
 /// A seat in a flight; whoever is the last to leave, or leaves after landing, takes it off the list.
 struct Seat<'a> {
@@ -37,28 +38,24 @@ impl Flights {
     where
         F: Future<Output = Result<Signed, Failure>>,
     {
-        let flight = Arc::clone(self.lock().entry(key).or_default());
+        // The guard is gone before anything is waited for.
+        let flight = Arc::clone(&self.0.entry(key).or_default());
         let seat = Seat { flights: self, key, flight };
         if Arc::strong_count(&seat.flight) > WAITING {
             return Err(Failure::TryLater);
         }
         seat.flight.get_or_init(sign).await.clone()
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
-        // The list's own and this one.
-        let is_last = Arc::strong_count(&self.flight) <= 2;
-        let is_ours = flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight));
-        if is_ours && (is_last || self.flight.initialized()) {
-            flights.remove(&self.key);
-        }
+        let done = |_: &Key, flight: &Arc<Flight>| {
+            // The list's own and this one.
+            let is_last = Arc::strong_count(flight) <= 2;
+            Arc::ptr_eq(flight, &self.flight) && (is_last || flight.initialized())
+        };
+        self.flights.0.remove_if(&self.key, done);
     }
 }
 
@@ -97,7 +94,7 @@ mod tests {
             })
         };
         let asked: Vec<_> = (0..100).map(|n| ask(n % 2)).collect();
-        while flights.lock().len() < 2 {
+        while flights.0.len() < 2 {
             tokio::task::yield_now().await;
         }
         gate.add_permits(2);
@@ -105,7 +102,7 @@ mod tests {
             assert_eq!(one.await.unwrap(), Ok(signed()));
         }
         assert_eq!(made.load(Ordering::SeqCst), 2);
-        assert!(flights.lock().is_empty());
+        assert!(flights.0.is_empty());
     }
 
     #[tokio::test]
@@ -115,7 +112,7 @@ mod tests {
             let flights = Arc::clone(&flights);
             async move { flights.join(key(1), std::future::pending::<Result<Signed, Failure>>).await }
         });
-        while flights.lock().is_empty() {
+        while flights.0.is_empty() {
             tokio::task::yield_now().await;
         }
         let second = tokio::spawn({
@@ -124,7 +121,7 @@ mod tests {
         });
         first.abort();
         assert_eq!(second.await.unwrap(), Err(Failure::TryLater));
-        assert!(first.await.is_err() && flights.lock().is_empty());
+        assert!(first.await.is_err() && flights.0.is_empty());
         assert_eq!(flights.join(key(1), || async { Ok(signed()) }).await, Ok(signed()));
     }
 }
