@@ -1,28 +1,38 @@
 //! What a complete CRL costs, beside the least that it could cost: copying its bytes and signing them,
-//! which is one SHA-256 over them and one signature. Also reading it back, changing one entry, and
-//! recording revocations in the state store.
-#![allow(missing_docs, clippy::unwrap_used)]
+//! which is one SHA-256 over them and one signature. Also reading it back, changing one entry, recording
+//! revocations in the state store, and the whole way of one more revocation from the index to the list
+//! that is served, on a disk and in memory (`/dev/shm`): the difference is what fsync costs.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use jarchy::crl::encode::{Edit, Entries, Head, lay, seal};
 use jarchy::crl::read::List;
-use jarchy::pki::{Certificate, Reason, Revocation, Serial, Time};
+use jarchy::crl::{Parts, Publisher, PublisherConfig, Share, Shelf};
+use jarchy::health::Health;
+use jarchy::index::{Index, Record};
+use jarchy::metrics::Metrics;
+use jarchy::pki::{Certificate, Clock, ClockGuard, Issuer, ManualClock, Reason, Revocation, Serial, Status, Time};
 use jarchy::sign::{Signer, verify};
 use jarchy::state::{Seen, State};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::hint::black_box;
 use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
-const SIZES: [usize; 2] = [10_000, 1_000_000];
+const SIZES: [usize; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
+/// Lists on which one more revocation is published.
+const SERVED: [usize; 3] = [1_000, 100_000, 1_000_000];
 const NOW: Time = Time::from_unix(1_795_327_200);
 /// With a reason, an entry with a 16-byte serial takes 49 bytes (CRL-09).
 const REVOCATION: Revocation = Revocation { at: NOW, reason: Reason::Superseded, invalidity_date: None };
 
 struct Ca {
     certificate: Certificate,
-    signer: Signer,
+    signer: Arc<Signer>,
 }
 
 impl Ca {
@@ -33,7 +43,7 @@ impl Ca {
         let certificate = Certificate::from_der(params.self_signed(&key).unwrap().der()).unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(key.serialize_pem().as_bytes()).unwrap();
-        let signer = Signer::from_file(file.path(), &certificate).unwrap();
+        let signer = Arc::new(Signer::from_file(file.path(), &certificate).unwrap());
         Self { certificate, signer }
     }
 
@@ -47,13 +57,14 @@ impl Ca {
             number: 1_795_327_200,
             base: None,
             freshest: Some("http://crl.example/crl/demo-delta.crl"),
+            ..Head::default()
         }
     }
 
     fn list(&self, entries: &Entries, buffer: &mut Vec<u8>) -> std::ops::Range<usize> {
         let head = self.head();
-        let tbs = lay(buffer, &head, entries.runs());
-        let signature = self.signer.sign(&buffer[tbs]).unwrap();
+        let laid = lay(buffer, &head, entries.runs());
+        let signature = self.signer.sign(&buffer[laid.tbs]).unwrap();
         seal(buffer, &head, &signature)
     }
 }
@@ -72,7 +83,7 @@ fn random_serials(count: usize) -> Vec<Serial> {
 fn complete(c: &mut Criterion) {
     let ca = Ca::new();
     let mut group = c.benchmark_group("crl/complete");
-    group.sample_size(20);
+    group.sample_size(10);
     for size in SIZES {
         let serials = random_serials(size);
         let entries = Entries::from_sorted(serials.iter().map(|serial| (serial, &REVOCATION, Time::MAX)));
@@ -83,6 +94,9 @@ fn complete(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(list.len() as u64));
 
         let mut copy = tbs.clone();
+        if size > 1_000_000 {
+            group.measurement_time(Duration::from_secs(10));
+        }
         group.bench_function(BenchmarkId::new("limit (copy, hash, signature)", size), |b| {
             b.iter(|| {
                 copy.copy_from_slice(black_box(&tbs));
@@ -114,6 +128,127 @@ fn complete(c: &mut Criterion) {
     group.finish();
 }
 
+/// A publisher at work on an index of `size` revoked certificates.
+struct House {
+    index: Arc<Index>,
+    shelf: Arc<Shelf>,
+    clock: Arc<ManualClock>,
+    stop: watch::Sender<bool>,
+    running: tokio::task::JoinHandle<()>,
+    more: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl House {
+    async fn open(ca: &Ca, size: usize, place: &Path) -> Self {
+        let dir = tempfile::tempdir_in(place).unwrap();
+        let index = Arc::new(Index::new());
+        let serials = random_serials(size);
+        index.load(serials.into_iter().map(|serial| (serial, record(NOW))).collect());
+        let base = memory("VmRSS");
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        let (clock, shelf) = (Arc::new(ManualClock::new(NOW)), Arc::new(Shelf::new()));
+        let parts = Parts {
+            issuer: Issuer { name: "demo".parse().unwrap(), certificate: ca.certificate.clone() },
+            signer: Arc::clone(&ca.signer),
+            share: Share::whole(Arc::clone(&index)),
+            state: State::open(&dir.path().join("state.db")).await.unwrap(),
+            clock: Arc::new(ClockGuard::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            shelf: Arc::clone(&shelf),
+            outlets: Vec::new(),
+            health: Health::new(),
+            metrics: Metrics::new(),
+        };
+        let config = PublisherConfig { debounce: Duration::ZERO, ..PublisherConfig::default() };
+        let (stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(Publisher::new(config, parts).unwrap().run(stopped));
+        index.vouch(NOW);
+        index.set_complete();
+        let mut house = Self { index, shelf, clock, stop, running, more: 0, _dir: dir };
+        house.served(0).await;
+        for _ in 0..5 {
+            house.one_more().await;
+        }
+        let (peak, encoded) = (memory("VmHWM") - base, house.shelf.complete().unwrap().bytes.len());
+        println!(
+            "memory of a publisher with {size} entries: peak {peak} B, {:.2} times the list of {encoded} B",
+            peak as f64 / encoded as f64
+        );
+        house
+    }
+
+    /// Waits for a list of a higher number.
+    async fn served(&self, than: u64) -> u64 {
+        loop {
+            match self.shelf.complete() {
+                Some(list) if list.number > than && self.is_twin(list.number) => return list.number,
+                _ => tokio::time::sleep(Duration::from_micros(200)).await,
+            }
+        }
+    }
+
+    /// The first list of all has no delta, and is followed by one that has when a second has passed.
+    fn is_twin(&self, number: u64) -> bool {
+        self.more == 0 || self.shelf.delta().is_some_and(|delta| delta.number == number)
+    }
+
+    async fn one_more(&mut self) {
+        let before = self.shelf.complete().unwrap().number;
+        self.more += 1;
+        let now = NOW + Duration::from_secs(self.more);
+        self.clock.set(now);
+        let serial = Serial::from_magnitude(&(1_u128 << 100 | u128::from(self.more)).to_be_bytes()).unwrap();
+        self.index.vouch(now);
+        self.index.apply(&[(serial, record(now))]);
+        self.served(before).await;
+    }
+
+    async fn close(self) {
+        self.stop.send_replace(true);
+        self.running.await.unwrap();
+    }
+}
+
+fn record(since: Time) -> Record {
+    Record { not_before: NOW, not_after: Time::MAX, status: Status::Revoked(REVOCATION), since, sha256: None }
+}
+
+/// A line of `/proc/self/status`, in bytes.
+fn memory(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1_024
+}
+
+/// From the index to the shelf: edited, both lists signed and read back, durable, served.
+fn one_more_served(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let ca = Ca::new();
+    let mut group = c.benchmark_group("crl/one-more-served");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    for size in SERVED {
+        for (name, place) in [("disk", Path::new(env!("CARGO_TARGET_TMPDIR"))), ("memory", Path::new("/dev/shm"))] {
+            if !place.is_dir() {
+                continue;
+            }
+            let mut house = runtime.block_on(House::open(&ca, size, place));
+            group.bench_function(BenchmarkId::new(name, size), |b| {
+                b.iter_custom(|rounds| {
+                    runtime.block_on(async {
+                        let begun = Instant::now();
+                        for _ in 0..rounds {
+                            house.one_more().await;
+                        }
+                        begun.elapsed()
+                    })
+                });
+            });
+            runtime.block_on(house.close());
+        }
+    }
+    group.finish();
+}
+
 fn edit(c: &mut Criterion) {
     let mut group = c.benchmark_group("crl/one-more");
     for size in SIZES {
@@ -132,7 +267,7 @@ fn edit(c: &mut Criterion) {
     group.finish();
 }
 
-fn record(c: &mut Criterion) {
+fn recorded(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let issuer = "demo".parse().unwrap();
     let mut group = c.benchmark_group("state/record");
@@ -161,5 +296,5 @@ fn record(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, complete, edit, record);
+criterion_group!(benches, one_more_served, complete, edit, recorded);
 criterion_main!(benches);

@@ -12,10 +12,10 @@
 //! Invariant: nothing is said to be ready before the first load is done. Stopping goes from the outside
 //! in: unready, no new connections, answers under way finished, lists, feed, state (architecture: HTTP).
 
-use crate::config::{self, Config, OcspSigner};
-use crate::crl::{Parts, Publisher, PublisherConfig, Shelf};
+use crate::config::{self, Config, OcspSigner, ShardBy};
+use crate::crl::{Part, Parts, Publisher, PublisherConfig, Share, Shelf};
 use crate::feed::{Fed, Feed};
-use crate::health::Health;
+use crate::health::{Component, Health};
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
 use crate::http::{Files, Site};
@@ -26,11 +26,11 @@ use crate::ocsp::{
     Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Requestors, Responder,
     ResponderId, refresh,
 };
-use crate::pki::{Certificate, Clock, Issuer, SystemClock};
+use crate::pki::{Certificate, Clock, ClockDoubt, ClockGuard, Issuer, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
 use crate::source::sqlite::SqliteSource;
-use crate::state::State;
+use crate::state::{Doubt, State, StateError};
 use crate::telemetry::Logs;
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -47,6 +47,8 @@ use tokio::task::JoinSet;
 
 /// How long an HTTP cache may keep a list: short, because the next revocation makes a new one.
 const LIST_MAX_AGE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the clock can be believed; signatures look for themselves.
+const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// How often it is looked whether the signers' certificates still have time.
 const SIGNER_CHECK: Duration = Duration::from_secs(60);
 /// How long before the last of them ends health says so.
@@ -65,6 +67,7 @@ pub fn bind(listen: SocketAddr, config: &config::Server) -> anyhow::Result<Vec<T
 /// What every part is given.
 struct Common {
     clock: Arc<dyn Clock>,
+    guard: Arc<ClockGuard>,
     health: Health,
     metrics: Metrics,
     state: State,
@@ -75,6 +78,8 @@ struct Lasting {
     issuer: Issuer,
     index: Arc<Index>,
     shelf: Option<Arc<Shelf>>,
+    /// In order of their numbers, from 0.
+    shards: Vec<Arc<Shelf>>,
 }
 
 /// Everything that is served, and how to make it anew.
@@ -103,16 +108,19 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let state = State::open(&config.state.path).await?;
-    let common = Common { clock: Arc::new(SystemClock), health: Health::new(), metrics: Metrics::new(), state };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let guard = Arc::new(ClockGuard::new(Arc::clone(&clock)));
+    let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state };
+    let watch = ClockWatch::begin(&common).await?;
     // A database that is missing or somebody else's is better said now than waited for.
     open_registry(&config).await?.close().await;
     let mut issuers = Vec::new();
     let mut publishers = Vec::new();
     for settings in &config.issuers {
-        let (lasting, publisher) =
-            lasting(settings, &config, &common).with_context(|| format!("issuer \"{}\"", settings.name))?;
+        let (lasting, own) =
+            lasting(settings, &config, &common).await.with_context(|| format!("issuer \"{}\"", settings.name))?;
         issuers.push(lasting);
-        publishers.extend(publisher);
+        publishers.extend(own);
     }
     if !publishers.is_empty() {
         common.state.claim().await?;
@@ -146,6 +154,7 @@ pub async fn serve(
     let (responder, responders) = watch::channel(responder);
     let refresher = refresh::run(responders, inside.clone());
     inner_tasks.spawn(watched("ocsp:refresher", &common.health, refresher));
+    inner_tasks.spawn(watched("clock", &common.health, watch.run(inside.clone())));
     for publisher in publishers {
         inner_tasks.spawn(watched("crl", &common.health, publisher.run(inside.clone())));
     }
@@ -312,17 +321,27 @@ pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
 }
 
 /// The parts of an issuer that outlive a reload, and who makes its lists.
-fn lasting(
+async fn lasting(
     settings: &config::Issuer,
     config: &Config,
     common: &Common,
-) -> anyhow::Result<(Lasting, Option<Publisher>)> {
+) -> anyhow::Result<(Lasting, Vec<Publisher>)> {
     let certificate = read_certificate(&settings.certificate)?;
     let issuer = Issuer { name: settings.name.clone(), certificate };
     let index = Arc::new(Index::new());
-    let publisher = settings.crl.as_ref().map(|crl| publisher(crl, &issuer, &index, config, common)).transpose()?;
-    let (publisher, shelf) = publisher.unzip();
-    Ok((Lasting { issuer, index, shelf }, publisher))
+    let built = match &settings.crl {
+        Some(crl) => publishers(crl, &issuer, &index, config, common).await?,
+        None => Vec::new(),
+    };
+    let (mut whole, mut shards, mut publishers) = (None, Vec::new(), Vec::new());
+    for (part, publisher, shelf) in built {
+        match part {
+            Part::Whole => whole = Some(shelf),
+            Part::Shard(_) => shards.push(shelf),
+        }
+        publishers.push(publisher);
+    }
+    Ok((Lasting { issuer, index, shelf: whole, shards }, publishers))
 }
 
 /// What HTTP serves: everything that may change with the config.
@@ -333,9 +352,9 @@ fn assemble(
     common: &Common,
 ) -> anyhow::Result<(Site, Arc<Responder>)> {
     let (mut authorities, mut files) = (Vec::new(), BTreeMap::new());
-    for (settings, Lasting { issuer, index, shelf }) in config.issuers.iter().zip(issuers) {
+    for (settings, Lasting { issuer, index, shelf, shards }) in config.issuers.iter().zip(issuers) {
         let context = || format!("issuer \"{}\"", settings.name);
-        let credentials = credentials(settings, issuer, ids).with_context(context)?;
+        let credentials = credentials(settings, issuer, ids, common).with_context(context)?;
         let (shared, index) = (Arc::new(issuer.clone()), Arc::clone(index));
         let policy = policy(settings, config);
         let authority = Authority::new(shared, index, credentials, policy, common.clock.now());
@@ -345,7 +364,10 @@ fn assemble(
             None => authority,
         });
         let certificate = Bytes::copy_from_slice(issuer.certificate.der());
-        files.insert(issuer.name.clone(), Files::new(shelf.clone(), certificate, LIST_MAX_AGE));
+        files.insert(
+            issuer.name.clone(),
+            Files::new(shelf.clone(), certificate, LIST_MAX_AGE).with_shards(shards.clone()),
+        );
     }
     let (clock, metrics) = (Arc::clone(&common.clock), common.metrics.clone());
     let cache_bytes = config.server.limits.ocsp_cache_mib.get().saturating_mul(1 << 20);
@@ -359,6 +381,7 @@ fn credentials(
     settings: &config::Issuer,
     issuer: &Issuer,
     ids: &mut RangeFrom<u32>,
+    common: &Common,
 ) -> anyhow::Result<Vec<Credential>> {
     let load = |signer: &OcspSigner| {
         let (signer, delegate) = match signer {
@@ -369,7 +392,7 @@ fn credentials(
             }
         };
         let id = ids.next().context("no numbers are left for signers: restart the service")?;
-        Ok(Credential::new(id, Arc::new(signer), delegate))
+        Ok(Credential::new(id, Arc::new(signer.guarded(Arc::clone(&common.guard))), delegate))
     };
     settings.ocsp.signers.iter().map(load).collect()
 }
@@ -427,14 +450,14 @@ fn requestors(files: &[PathBuf]) -> anyhow::Result<Requestors> {
     Ok(Requestors::new(trusted))
 }
 
-fn publisher(
+/// One publisher for each list: one for all certificates, or one for each shard of them.
+async fn publishers(
     crl: &config::Crl,
     issuer: &Issuer,
     index: &Arc<Index>,
     config: &Config,
     common: &Common,
-) -> anyhow::Result<(Publisher, Arc<Shelf>)> {
-    let shelf = Arc::new(Shelf::new());
+) -> anyhow::Result<Vec<(Part, Publisher, Arc<Shelf>)>> {
     let defaults = PublisherConfig::default();
     let settings = PublisherConfig {
         interval: crl.interval,
@@ -445,19 +468,110 @@ fn publisher(
         debounce: crl.debounce,
         max_delay: crl.max_delay.unwrap_or(defaults.max_delay),
         history_bytes: defaults.history_bytes,
+        history: crl.history,
         public_url: config.server.public_url.clone(),
+        deltas: true,
+        shard_url: crl.shards.as_ref().map_or(defaults.shard_url, |shards| shards.url.clone()),
+        keep_expired: crl.keep_expired,
+        next_publish: crl.next_publish,
+        ca_issuers: crl.ca_issuers.clone(),
+        last: crl.last,
     };
-    let parts = Parts {
-        issuer: issuer.clone(),
-        signer: Arc::new(Signer::from_file(&crl.key, &issuer.certificate)?),
-        index: Arc::clone(index),
-        state: common.state.clone(),
-        clock: Arc::clone(&common.clock),
-        shelf: Arc::clone(&shelf),
-        health: common.health.clone(),
-        metrics: common.metrics.clone(),
-    };
-    Ok((Publisher::new(settings, parts)?, shelf))
+    let (count, rule) = crl.shards.as_ref().map_or((0, ""), |shards| match shards.by {
+        ShardBy::Hash => (shards.count.get(), "hash"),
+        ShardBy::Database => (shards.count.get(), "database"),
+    });
+    common.state.divide(&issuer.name, count, rule).await?;
+    if crl.shards.as_ref().is_some_and(|shards| shards.by == ShardBy::Database) {
+        index.keep_shards();
+    }
+    let shares = crl.shards.as_ref().map_or_else(
+        || vec![Share::whole(Arc::clone(index))],
+        |shards| Share::divided(Arc::clone(index), shards.count, shards.unsharded),
+    );
+    let signer = Arc::new(Signer::from_file(&crl.key, &issuer.certificate)?.guarded(Arc::clone(&common.guard)));
+    let mut publishers = Vec::new();
+    for share in shares {
+        let (part, shelf) = (share.part(), Arc::new(Shelf::new()));
+        let parts = Parts {
+            issuer: issuer.clone(),
+            signer: Arc::clone(&signer),
+            share,
+            state: common.state.clone(),
+            clock: Arc::clone(&common.guard),
+            shelf: Arc::clone(&shelf),
+            outlets: Vec::new(),
+            health: common.health.clone(),
+            metrics: common.metrics.clone(),
+        };
+        // CRL-68: a list that is short and comes often needs no delta.
+        let settings = PublisherConfig { deltas: part == Part::Whole, ..settings.clone() };
+        publishers.push((part, Publisher::new(settings, parts)?, shelf));
+    }
+    Ok(publishers)
+}
+
+/// Tells of a clock that cannot be believed, and remembers it over a restart (promise 13).
+struct ClockWatch {
+    guard: Arc<ClockGuard>,
+    state: State,
+    health: Component,
+    /// What the state store knows.
+    noted: Option<Doubt>,
+}
+
+impl ClockWatch {
+    /// Tells the clock's guard what is known from before the start.
+    async fn begin(common: &Common) -> anyhow::Result<Self> {
+        let (guard, state) = (Arc::clone(&common.guard), common.state.clone());
+        let noted = state.clock_doubt().await?;
+        if let Some(Doubt { seen, expected }) = noted {
+            guard.suspect(ClockDoubt { seen, expected });
+        }
+        if let Some(latest) = state.latest().await? {
+            guard.expect(latest);
+        }
+        Ok(Self { guard, state, health: common.health.component("clock"), noted })
+    }
+
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        loop {
+            if let Err(error) = self.look().await {
+                tracing::error!(%error, "what is known of the clock cannot be written down");
+            }
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(CLOCK_CHECK) => {}
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), StateError> {
+        if self.noted.is_some() && self.state.clock_doubt().await?.is_none() {
+            tracing::warn!(now = %self.guard.now(), "an operator says that the clock is right");
+            self.guard.confirm();
+            self.noted = None;
+        }
+        match self.guard.check() {
+            Ok(()) => {
+                self.health.ok();
+                if self.noted.take().is_some() {
+                    tracing::warn!("the clock is right again");
+                    self.state.set_clock_doubt(None).await?;
+                }
+            }
+            Err(doubt) => {
+                self.health.failed(doubt.to_string());
+                if self.noted.is_none() {
+                    tracing::error!("{doubt}");
+                    let noted = Doubt { seen: doubt.seen, expected: doubt.expected };
+                    self.state.set_clock_doubt(Some(noted)).await?;
+                    self.noted = Some(noted);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn limits(server: &config::Server) -> server::Limits {

@@ -11,11 +11,12 @@ mod file;
 pub mod profile;
 pub mod show;
 
-pub use profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId};
+pub use profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId, ShardBy};
 
+use crate::crl::{self, History, KeepExpired};
 use crate::pki::{IssuerName, Reason, Revocation, Time};
 use crate::telemetry::Format;
-use humantime_serde::re::humantime::format_duration;
+use humantime_serde::re::humantime::{format_duration, parse_duration};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -36,6 +37,8 @@ pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 /// Where the operator's listener stands by default.
 pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
+/// Each shard costs files, signatures and a health report of its own.
+const MOST_SHARDS: u32 = 4_096;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -221,6 +224,31 @@ pub struct Crl {
     /// How long a change may wait at most; `None` for 800 ms up to 100 k entries, and what a list of more
     /// costs four times over.
     pub max_delay: Option<Duration>,
+    /// Into how many lists the certificates are divided; `None` for one list of them all.
+    pub shards: Option<Shards>,
+    /// What becomes of the entries of certificates that have ended. Default: they go, see promise 7.
+    pub keep_expired: KeepExpired,
+    /// Which lists of the past can be had as a whole. Default: those that deltas build on.
+    pub history: History,
+    /// Whether lists say when the next regular one comes (Microsoft's Next CRL Publish).
+    pub next_publish: bool,
+    /// Where lists say that the CA's certificate is found; `None` for nothing.
+    pub ca_issuers: Option<String>,
+    /// Whether the CA issues nothing any more, so that the last list is to be published when all is over.
+    pub last: bool,
+}
+
+/// `shards` and what belongs to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Shards {
+    /// How many.
+    pub count: NonZeroU32,
+    /// What decides which shard a certificate belongs to.
+    pub by: ShardBy,
+    /// The template of their URLs, see `crl::shard_url`.
+    pub url: String,
+    /// Whether the complete unsharded list is published too.
+    pub unsharded: bool,
 }
 
 /// One fault in a config file, where it stands and how to mend it.
@@ -337,7 +365,8 @@ impl Config {
             let help = is_time.then(|| "write a number and a unit: \"200ms\", \"90s\", \"6h\", \"7d\"".to_owned());
             vec![Diagnostic::new(text, span, error.message().to_owned(), help)]
         })?;
-        let mut check = Check { text, folder: file.parent().unwrap_or_else(|| Path::new("")), found: Vec::new() };
+        let folder = file.parent().unwrap_or_else(|| Path::new(""));
+        let mut check = Check { text, folder, has_public_url: parsed.server.public_url.is_some(), found: Vec::new() };
         let config = Self::validate(parsed, file, &mut check);
         check.found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         config.filter(|_| check.found.is_empty()).ok_or(check.found)
@@ -377,6 +406,8 @@ impl Config {
 struct Check<'a> {
     text: &'a str,
     folder: &'a Path,
+    /// Whether `server.public_url` is set.
+    has_public_url: bool,
     found: Vec<Diagnostic>,
 }
 
@@ -483,6 +514,12 @@ impl Check<'_> {
 
     fn public_url(&mut self, url: &Spanned<String>) -> String {
         let text = url.get_ref().trim_end_matches('/');
+        self.http_url(url, text);
+        text.to_owned()
+    }
+
+    /// Finds out whether `text`, which stands in `url`, is an address that can stand in a CRL.
+    fn http_url(&mut self, url: &Spanned<String>, text: &str) {
         let uri = text.parse::<hyper::Uri>();
         let plain = |uri: &hyper::Uri| {
             uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
@@ -493,7 +530,55 @@ impl Check<'_> {
                         certificate would have to be checked first (RFC 5280 8)";
             self.at(url.span(), format!("{:?} cannot stand in a CRL", url.get_ref()), help);
         }
-        text.to_owned()
+    }
+
+    fn shards(&mut self, crl: &file::Crl) -> Option<Shards> {
+        let shards = crl.shards.as_ref()?;
+        let count = NonZeroU32::new(*shards.get_ref()).filter(|count| count.get() <= MOST_SHARDS);
+        if count.is_none() {
+            let help =
+                format!("choose from 1 to {MOST_SHARDS}, and so many that none gets more than 100,000 certificates");
+            self.at(shards.span(), format!("{} shards cannot be made", shards.get_ref()), help);
+        }
+        let url = crl.shard_url.as_ref().map_or(crl::SHARD_URL, |url| url.get_ref().as_str()).to_owned();
+        if url.contains("{public_url}") && !self.has_public_url {
+            let help = "set server.public_url; or write the whole address: shard_url = \"http://crl.example.org/{issuer}/{n}.crl\"";
+            let span = crl.shard_url.as_ref().map_or_else(|| shards.span(), Spanned::span);
+            self.at(span, "the URL of a shard stands in it and in certificates, and is not known", help);
+        }
+        if let Some(written) = &crl.shard_url {
+            let filled = url.replace("{public_url}", "http://example").replace("{issuer}", "ca").replace("{n}", "0");
+            if filled.contains(['{', '}']) || !url.contains("{n}") {
+                let help = "use {public_url}, {issuer} and {n}, the number of the shard, which must stand in it";
+                self.at(written.span(), format!("{url:?} is no template for the shards' URLs"), help);
+            } else {
+                self.http_url(written, &filled);
+            }
+        }
+        Some(Shards { count: count?, by: crl.shard_by, url, unsharded: crl.unsharded })
+    }
+
+    /// A time, or one of two words.
+    fn time_or<T>(
+        &mut self,
+        setting: Option<&Spanned<String>>,
+        words: [(&str, T); 2],
+        time: impl Fn(Duration) -> T,
+    ) -> T {
+        let [(default, first), (other, second)] = words;
+        match setting {
+            None => first,
+            Some(setting) if setting.get_ref() == default => first,
+            Some(setting) if setting.get_ref() == other => second,
+            Some(setting) => match parse_duration(setting.get_ref()) {
+                Ok(duration) if duration >= HOUR => time(duration),
+                _ => {
+                    let help = format!("write a time of an hour or more such as \"30d\", or {default:?}, or {other:?}");
+                    self.at(setting.span(), format!("{:?} is none of these", setting.get_ref()), help);
+                    first
+                }
+            },
+        }
     }
 
     fn log(&mut self, log: file::Log) -> Log {
@@ -674,7 +759,7 @@ impl Check<'_> {
         if text == "forever" {
             return None;
         }
-        let parsed = humantime_serde::re::humantime::parse_duration(text);
+        let parsed = parse_duration(text);
         let whole = parsed.ok().filter(|retention| retention.subsec_nanos() == 0);
         if whole.is_none() {
             let message = format!("{text:?} is no time to keep something");
@@ -685,6 +770,21 @@ impl Check<'_> {
 
     fn crl(&mut self, crl: file::Crl, profile: Profile) -> Crl {
         let policy = profile.policy();
+        let shards = self.shards(&crl);
+        let expired = [("no", KeepExpired::No), ("forever", KeepExpired::Forever)];
+        let keep_expired = self.time_or(crl.keep_expired.as_ref(), expired, KeepExpired::For);
+        let history = [("valid", History::Valid), ("all", History::All)];
+        let history = self.time_or(crl.history.as_ref(), history, History::For);
+        if let Some(url) = &crl.ca_issuers {
+            self.http_url(url, url.get_ref());
+        }
+        if let Some(last) = crl.last.as_ref().filter(|last| *last.get_ref())
+            && !matches!(profile, Profile::Etsi | Profile::National)
+        {
+            // ETSI-24: others forbid a list that has no end (BR-06).
+            let help = "leave `last` out, or choose the profile etsi or national";
+            self.at(last.span(), format!("profile {profile} knows no last list without an end"), help);
+        }
         let lifetime_span = crl.lifetime.as_ref().or(crl.interval.as_ref()).map(Spanned::span).unwrap_or_default();
         let delta_span = crl.delta_lifetime.as_ref().map(Spanned::span);
         let interval = self.seconds(crl.interval, policy.crl_interval, 60 * SECOND, policy.crl_interval_limit);
@@ -729,6 +829,12 @@ impl Check<'_> {
             delta_window: self.seconds(crl.delta_window, lifetime, 60 * SECOND, policy.crl_lifetime_limit),
             debounce: quiet,
             max_delay: wait,
+            shards,
+            keep_expired,
+            history,
+            next_publish: crl.next_publish,
+            ca_issuers: crl.ca_issuers.map(Spanned::into_inner),
+            last: crl.last.is_some_and(Spanned::into_inner),
         }
     }
 }

@@ -226,16 +226,23 @@ impl<S: Source> Feed<S> {
         loading: bool,
     ) -> Vec<(IssuerName, Vec<(Serial, Record)>)> {
         let mut believed: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
+        let mut moved = Vec::new();
         for row in rows {
             let Some((issuer, fed)) = self.issuers.get_key_value(row.issuer.as_str()) else {
                 self.stranger(&row.issuer);
                 continue;
             };
             let (issuer, known) = (issuer.clone(), fed.index.view().get(&row.serial));
+            if let Some(shard) = row.shard {
+                moved.extend(fed.index.assign(&[(row.serial, shard)]));
+            }
             match judge(&row, fed, known.as_ref(), as_of, loading && !fed.index.is_complete()) {
                 Ok(record) => believed.entry(issuer).or_default().push((row.serial, record)),
                 Err(doubt) => self.doubt(format!("{doubt} (issuer {issuer}, serial {})", row.serial)),
             }
+        }
+        for serial in moved {
+            self.doubt(format!("the database moved serial {serial} to another CRL shard; it stays in its own"));
         }
         for (issuer, records) in &believed {
             self.note_news(issuer, records);

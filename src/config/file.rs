@@ -3,7 +3,7 @@
 //! Only what serde can see is checked here: names, types, spellings. Each value keeps its place in the
 //! text, so that what is wrong between two settings can be shown where it stands.
 
-use super::profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId};
+use super::profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId, ShardBy};
 use crate::telemetry::Format;
 use humantime_serde::Serde;
 use serde::Deserialize;
@@ -141,4 +141,16 @@ pub(super) struct Crl {
     pub(super) delta_window: Setting<Duration>,
     pub(super) debounce: Setting<Duration>,
     pub(super) max_delay: Setting<Duration>,
+    pub(super) shards: Setting<u32>,
+    #[serde(default)]
+    pub(super) shard_by: ShardBy,
+    pub(super) shard_url: Setting<String>,
+    #[serde(default)]
+    pub(super) unsharded: bool,
+    pub(super) keep_expired: Setting<String>,
+    pub(super) history: Setting<String>,
+    #[serde(default)]
+    pub(super) next_publish: bool,
+    pub(super) ca_issuers: Setting<String>,
+    pub(super) last: Setting<bool>,
 }

@@ -83,6 +83,27 @@ pub enum Presign {
     All,
 }
 
+/// What decides to which CRL shard a certificate belongs.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShardBy {
+    /// A hash of its serial number, see `crl::shard_of`.
+    #[default]
+    Hash,
+    /// The database's column `shard`, and the hash where that says nothing.
+    Database,
+}
+
+/// As it is written in the config.
+impl fmt::Display for ShardBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hash => "hash",
+            Self::Database => "database",
+        })
+    }
+}
+
 /// Whether certificates may be put on hold.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]

@@ -10,17 +10,25 @@
 use crate::der::{self, tag};
 use crate::pki::{Reason, Revocation, Serial, Time};
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// DER of the object identifiers below id-ce that CRLs use (ALG-33).
+/// DER of the object identifiers that CRLs use (ALG-33); below id-ce where nothing else is said.
 pub(super) mod oid {
     pub(in crate::crl) const CRL_NUMBER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x14];
     pub(in crate::crl) const REASON: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x15];
     pub(in crate::crl) const INVALIDITY_DATE: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x18];
     pub(in crate::crl) const DELTA_INDICATOR: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1b];
     pub(in crate::crl) const AUTHORITY_KEY: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
+    pub(in crate::crl) const DISTRIBUTION: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1c];
     pub(in crate::crl) const FRESHEST: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x2e];
+    pub(in crate::crl) const EXPIRED: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x3c];
+    /// id-pe-authorityInfoAccess, and below it id-ad-caIssuers.
+    pub(in crate::crl) const ACCESS: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 1, 1];
+    pub(in crate::crl) const CA_ISSUERS: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, 2];
+    /// Microsoft's Next CRL Publish, 1.3.6.1.4.1.311.21.4.
+    pub(in crate::crl) const NEXT_PUBLISH: &[u8] = &[0x06, 9, 0x2b, 6, 1, 4, 1, 0x82, 0x37, 0x15, 4];
 }
 
 /// removeFromCRL: no longer listed (CRL-66). It is nobody's reason, so [`Reason`] does not know it.
@@ -31,8 +39,8 @@ const REASON_LEN: usize = 12;
 const INVALIDITY_LEN: usize = 26;
 
 /// Entries that a new chunk gets, and the bounds at which chunks are split and joined. At 49 bytes an
-/// entry, one change copies at most 50 kB, and a million entries take 2,000 pointers.
-const CHUNK: usize = 512;
+/// entry, one change copies, and the history keeps, at most 25 kB; a million entries take 4,000 pointers.
+const CHUNK: usize = 256;
 const CHUNK_MAX: usize = 2 * CHUNK;
 const CHUNK_MIN: usize = CHUNK / 4;
 
@@ -106,7 +114,7 @@ struct Chunk {
     /// The first entry's serial; chunks are never empty.
     first: Serial,
     /// The entries, one after another.
-    der: Box<[u8]>,
+    der: Bytes,
     /// Where each ends, and when it may go: 12 bytes of overhead for each entry.
     ends: Box<[u32]>,
     prune_keys: Box<[Time]>,
@@ -114,6 +122,19 @@ struct Chunk {
 }
 
 impl Chunk {
+    fn from_stored(der: Bytes) -> Option<Arc<Self>> {
+        let first = serial_of(&der)?;
+        let (mut ends, mut at) = (Vec::new(), 0_usize);
+        while at < der.len() {
+            // Entries are short: see the invariant of this file.
+            at += 2 + usize::from(*der.get(at + 1)?);
+            ends.push(u32::try_from(at).ok()?);
+        }
+        let prune_keys = vec![Time::MAX; ends.len()].into_boxed_slice();
+        (at == der.len())
+            .then(|| Arc::new(Self { first, der, ends: ends.into(), prune_keys, earliest_prune: Time::MAX }))
+    }
+
     const fn len(&self) -> usize {
         self.ends.len()
     }
@@ -147,6 +168,25 @@ impl Chunk {
     }
 }
 
+/// A chunk as it is stored.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Sorts as the entries do.
+    pub place: Vec<u8>,
+    /// The entries in DER, one after another.
+    pub der: Bytes,
+}
+
+/// Octets that sort as serials do: by sign, then by length, then by content.
+fn place_of(serial: &Serial) -> Vec<u8> {
+    let octets = serial.as_bytes();
+    let len = u8::try_from(octets.len()).unwrap_or(u8::MAX);
+    let negative = octets.first().is_some_and(|first| *first >= 0x80);
+    let mut place = if negative { vec![0, u8::MAX - len] } else { vec![1, len] };
+    place.extend_from_slice(octets);
+    place
+}
+
 /// Entries on their way into chunks.
 #[derive(Default)]
 struct Writer {
@@ -177,7 +217,8 @@ impl Writer {
         let earliest_prune = prune_keys.iter().copied().min()?;
         Some(Arc::new(Chunk {
             first,
-            der: der.into(),
+            // A box has no room to spare, a vector that grew has.
+            der: Bytes::from(der.into_boxed_slice()),
             ends: ends.into(),
             prune_keys: prune_keys.into(),
             earliest_prune,
@@ -224,6 +265,38 @@ impl Entries {
         self.chunks.iter().map(|chunk| &*chunk.der)
     }
 
+    /// The chunks that `other` does not share, as the state store keeps them.
+    pub fn beyond<'a>(&'a self, other: &Self) -> impl Iterator<Item = Run> + 'a {
+        let shared: HashSet<*const Chunk> = other.chunks.iter().map(Arc::as_ptr).collect();
+        let own = self.chunks.iter().filter(move |chunk| !shared.contains(&Arc::as_ptr(chunk)));
+        own.map(|chunk| Run { place: place_of(&chunk.first), der: chunk.der.clone() })
+    }
+
+    /// Takes chunks as [`Entries::beyond`] gave them, in order; none of the entries may be pruned yet.
+    /// `None` if they are not what was given.
+    #[must_use]
+    pub fn from_stored(runs: impl IntoIterator<Item = Bytes>) -> Option<Self> {
+        let chunks = runs.into_iter().map(Chunk::from_stored).collect::<Option<_>>()?;
+        Some(Self { chunks })
+    }
+
+    /// The same entries with these prune keys, one for each in order: see [`Entries::prune`].
+    #[must_use]
+    pub fn keyed(&self, keys: &[Time]) -> Self {
+        let mut keys = keys.iter().copied();
+        let keyed = |chunk: &Arc<Chunk>| {
+            let prune_keys: Box<[Time]> = chunk.prune_keys.iter().map(|known| keys.next().unwrap_or(*known)).collect();
+            Arc::new(Chunk {
+                first: chunk.first,
+                der: chunk.der.clone(),
+                ends: chunk.ends.clone(),
+                earliest_prune: prune_keys.iter().copied().min().unwrap_or(Time::MAX),
+                prune_keys,
+            })
+        };
+        Self { chunks: self.chunks.iter().map(keyed).collect() }
+    }
+
     /// The entry of `serial`.
     #[must_use]
     pub fn get(&self, serial: &Serial) -> Option<Listed<'_>> {
@@ -257,21 +330,22 @@ impl Entries {
         *self = filling.finish();
     }
 
-    /// Drops the entries whose prune key lies before `regular` (promise 7) and returns their serials.
+    /// Drops the entries whose prune key lies before `regular` (promise 7) and returns their serials and keys.
     ///
     /// The key is the later of the certificate's notAfter and the second at which its present status was
-    /// learned; `regular` is the thisUpdate of the last regular list that was committed. So that list was
-    /// dated after the certificate's end, and carried the entry (CRL-50, CRL-51).
-    pub fn prune(&mut self, regular: Time) -> Vec<Serial> {
-        let edits: Vec<(Serial, Edit)> = self
+    /// learned; `regular` is the thisUpdate of the last regular list that was committed, or earlier where
+    /// entries are kept for longer. So that list was dated after the certificate's end, and carried the
+    /// entry (CRL-50, CRL-51).
+    pub fn prune(&mut self, regular: Time) -> Vec<(Serial, Time)> {
+        let over: Vec<(Serial, Time)> = self
             .chunks
             .iter()
             .filter(|chunk| chunk.earliest_prune < regular)
             .flat_map(|chunk| chunk.iter().filter(|listed| listed.prune_key < regular))
-            .filter_map(|listed| Some((serial_of(listed.entry)?, Edit::Drop)))
+            .filter_map(|listed| Some((serial_of(listed.entry)?, listed.prune_key)))
             .collect();
-        self.apply(&edits);
-        edits.into_iter().map(|(serial, _)| serial).collect()
+        self.apply(&over.iter().map(|(serial, _)| (*serial, Edit::Drop)).collect::<Vec<_>>());
+        over
     }
 }
 
@@ -340,7 +414,7 @@ impl Filling {
 }
 
 /// What a list says besides its entries.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Head<'a> {
     /// DER of the signature's AlgorithmIdentifier.
     pub algorithm: &'a [u8],
@@ -358,6 +432,14 @@ pub struct Head<'a> {
     pub base: Option<u64>,
     /// Where the delta to this complete list is found (CRL-28); a delta does not say.
     pub freshest: Option<&'a str>,
+    /// Of a shard: the URL that the certificates of its scope carry (CRL-71); critical.
+    pub distribution: Option<&'a str>,
+    /// From when on expired certificates are still listed (expiredCertsOnCRL, CRL-30).
+    pub expired_since: Option<Time>,
+    /// When the next regular list is due (Microsoft's Next CRL Publish, CRL-31).
+    pub next_publish: Option<Time>,
+    /// Where the CA's certificate is found (CRL-29).
+    pub ca_issuers: Option<&'a str>,
 }
 
 impl Head<'_> {
@@ -372,6 +454,24 @@ impl Head<'_> {
             (None, Some(url)) => all.push(der::extension(oid::FRESHEST, false, &distribution_point(url))),
             (None, None) => {}
         }
+        if let Some(url) = self.distribution {
+            all.push(der::extension(oid::DISTRIBUTION, true, &der::element(tag::SEQUENCE, &[&full_name(url)])));
+        }
+        if let Some(since) = self.expired_since {
+            // CRL-06: GeneralizedTime, whatever the year.
+            let value = der::element(tag::GENERALIZED_TIME, &[&since.generalized()]);
+            all.push(der::extension(oid::EXPIRED, false, &value));
+        }
+        if let Some(next) = self.next_publish {
+            let mut value = Vec::new();
+            next.put(&mut value);
+            all.push(der::extension(oid::NEXT_PUBLISH, false, &value));
+        }
+        if let Some(url) = self.ca_issuers {
+            let uri = der::element(tag::implicit(6), &[url.as_bytes()]);
+            let description = der::element(tag::SEQUENCE, &[oid::CA_ISSUERS, &uri]);
+            all.push(der::extension(oid::ACCESS, false, &der::element(tag::SEQUENCE, &[&description])));
+        }
         let parts: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
         der::element(tag::explicit(0), &[&der::element(tag::SEQUENCE, &parts)])
     }
@@ -379,18 +479,31 @@ impl Head<'_> {
 
 /// CRLDistributionPoints with one URI, without reasons and cRLIssuer.
 fn distribution_point(url: &str) -> Vec<u8> {
+    der::element(tag::SEQUENCE, &[&der::element(tag::SEQUENCE, &[&full_name(url)])])
+}
+
+/// The field distributionPoint: \[0\] around the CHOICE fullName, one URI.
+fn full_name(url: &str) -> Vec<u8> {
     let uri = der::element(tag::implicit(6), &[url.as_bytes()]);
-    let name = der::element(tag::explicit(0), &[&der::element(tag::explicit(0), &[&uri])]);
-    der::element(tag::SEQUENCE, &[&der::element(tag::SEQUENCE, &[&name])])
+    der::element(tag::explicit(0), &[&der::element(tag::explicit(0), &[&uri])])
 }
 
 /// Octets kept free at the front of a buffer for the outermost header, whose length only the signature decides.
 const ROOM: usize = 6;
 
+/// Where in a buffer the parts of a list stand.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Laid {
+    /// What is to be signed.
+    pub tbs: Range<usize>,
+    /// The entries in it.
+    pub entries: Range<usize>,
+}
+
 /// Lays all of a list that is to be signed into `buffer` and returns where in it that stands.
 ///
 /// `runs` are the entries. The buffer's old content is lost, its memory is used again.
-pub fn lay<'a>(buffer: &mut Vec<u8>, head: &Head<'_>, runs: impl Iterator<Item = &'a [u8]> + Clone) -> Range<usize> {
+pub fn lay<'a>(buffer: &mut Vec<u8>, head: &Head<'_>, runs: impl Iterator<Item = &'a [u8]> + Clone) -> Laid {
     const VERSION_2: &[u8] = &[tag::INTEGER, 1, 1];
     let extensions = head.extensions();
     let entries: usize = runs.clone().map(<[u8]>::len).sum();
@@ -411,10 +524,12 @@ pub fn lay<'a>(buffer: &mut Vec<u8>, head: &Head<'_>, runs: impl Iterator<Item =
     head.next_update.put(buffer);
     if entries > 0 {
         der::put_header(buffer, tag::SEQUENCE, entries);
-        runs.for_each(|run| buffer.extend_from_slice(run));
     }
+    let start = buffer.len();
+    runs.for_each(|run| buffer.extend_from_slice(run));
+    let end = buffer.len();
     buffer.extend_from_slice(&extensions);
-    ROOM..buffer.len()
+    Laid { tbs: ROOM..buffer.len(), entries: start..end }
 }
 
 /// Completes what [`lay`] began with the signature over it and returns where in `buffer` the list stands.
@@ -546,9 +661,10 @@ mod tests {
             number: 0x80,
             base: None,
             freshest: Some("http://a/d"),
+            ..Head::default()
         };
         let mut buffer = b"what was here before".to_vec();
-        let tbs = lay(&mut buffer, &head, std::iter::empty());
+        let tbs = lay(&mut buffer, &head, std::iter::empty()).tbs;
         let algorithm = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
         let mut expected = b"\x30\x6e\x02\x01\x01".to_vec();
         expected.extend_from_slice(algorithm);
@@ -564,7 +680,7 @@ mod tests {
 
         // CRL-24: critical, and no freshestCRL in a delta (CRL-28).
         let delta = Head { base: Some(0x7f), ..head };
-        let tbs = lay(&mut buffer, &delta, std::iter::empty());
+        let tbs = lay(&mut buffer, &delta, std::iter::empty()).tbs;
         assert!(buffer[tbs].ends_with(b"\x30\x0d\x06\x03\x55\x1d\x1b\x01\x01\xff\x04\x03\x02\x01\x7f"));
     }
 
@@ -599,6 +715,7 @@ mod tests {
                 }
             }
             let before = entries.clone();
+            let mut stored = before.beyond(&Entries::default()).collect::<Vec<_>>();
             let (len, first) = (before.len(), before.runs().next().map(<[u8]>::to_vec));
             entries.apply(&edits.into_iter().collect::<Vec<_>>());
             assert_eq!(
@@ -606,11 +723,18 @@ mod tests {
                 (len, first),
                 "a clone stays as it is"
             );
+            // What the store would hold after taking away what is gone and adding what is new.
+            let gone: Vec<Vec<u8>> = before.beyond(&entries).map(|run| run.place).collect();
+            stored.retain(|run| !gone.contains(&run.place));
+            stored.extend(entries.beyond(&before));
+            stored.sort_by(|a, b| a.place.cmp(&b.place));
+            let again = Entries::from_stored(stored.into_iter().map(|run| run.der)).unwrap();
+            assert!(again.runs().eq(entries.runs()) && again.len() == entries.len());
             if round % 17 == 16 {
                 let regular = Time::from_unix(random(400) as i64);
                 let pruned = entries.prune(regular);
-                let gone: Vec<Serial> =
-                    model.iter().filter(|(_, (_, key))| *key < regular).map(|(serial, _)| *serial).collect();
+                let over = model.iter().filter(|(_, (_, key))| *key < regular);
+                let gone: Vec<(Serial, Time)> = over.map(|(serial, (_, key))| (*serial, *key)).collect();
                 assert_eq!(pruned, gone);
                 model.retain(|_, (_, key)| *key >= regular);
             }

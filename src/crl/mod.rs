@@ -1,36 +1,45 @@
-//! CRLs of one issuer: a complete list and a delta, made whenever there is something to tell and at
-//! regular slots.
+//! CRLs of one scope, which is an issuer or a shard of it: a complete list and a delta, made whenever there
+//! is something to tell and at regular slots.
 //!
-//! Goes in: the changes that an [`Index`] reports, and the clock. Comes out: a [`Shelf`] with lists to serve
+//! Goes in: the changes of a [`Share`] of an index, and the clock. Comes out: a [`Shelf`] with lists to serve
 //! (RFC 5280 5). [`plan`] decides when, [`revision`] makes the lists, the [`State`] store remembers them.
 //! Nothing here speaks HTTP, and nothing here can hold up the feed or an OCSP answer (promise 8).
 //!
 //! Invariant: the order of promise 5. A number is reserved durably; the lists are built, signed and read
-//! back; they are written under their SHA-256; they are named in one transaction together with the journal
-//! rows that they stand for; and only then are they served. A crash in between leaves a gap in the numbers.
+//! back; they are written in one transaction together with the journal rows that they stand for; and only
+//! then are they served. A crash in between leaves a gap in the numbers.
+//!
+//! Left out by design: issuerAltName and holdInstructionCode, which nobody reads (CRL-32, CRL-47); indirect
+//! lists and lists by reason (CRL-46, CRL-77); lists for CA or for user certificates alone (CRL-76), because
+//! no issuance database says which of the two a certificate is.
 
 pub mod encode;
 pub mod plan;
 pub mod read;
 mod revision;
+mod share;
 mod shelf;
 
 pub use revision::{BuildError, Fault};
+pub use share::{Part, Share, shard_of, shard_url};
 pub use shelf::{Published, Shelf};
 
 use crate::health::{Component, Health};
-use crate::index::{Change, Index, Record, View};
+use crate::index::{Change, Record, View};
 use crate::metrics::{self, Metrics, Purpose};
-use crate::pki::{Clock, Issuer, Revocation, Serial, Status, Time, hash::sha256};
+use crate::pki::{ClockDoubt, ClockGuard, Issuer, Revocation, Serial, Status, Time, hash::sha256};
 use crate::sign::Signer;
-use crate::state::{ListRow, Revision, Scope, Slot, State, StateError};
+use crate::state::{Form, ListRow, Revision, Scope, Slot, State, StateError};
 use bytes::Bytes;
 use encode::{Entries, Pool};
 use plan::{Pace, Situation, Step, Waiting};
 use read::{List, ReadError, Word};
-use revision::{Draft, Ledger, Made, Terms};
+use revision::{Draft, Ledger, Made, Occasion, Terms};
+use share::fold;
 use shelf::Stock;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -42,6 +51,44 @@ const TICK: Duration = Duration::from_millis(25);
 /// Pause after a failure: the first, and the longest that it grows to.
 const BACK_OFF: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked whether an operator has settled what stands in the way.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What becomes of the entries of certificates that have ended.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum KeepExpired {
+    /// They go once a regular list carried them (promise 7).
+    #[default]
+    No,
+    /// They stay for this long, and the list says since when (expiredCertsOnCRL).
+    For(Duration),
+    /// They stay, and the list says since when.
+    Forever,
+}
+
+/// Which lists of the past can be had as a whole; numbers and hashes of all are kept in any case.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum History {
+    /// The complete ones that deltas build on, which by default are those that are valid still.
+    #[default]
+    Valid,
+    /// All, for this long.
+    For(Duration),
+    /// All.
+    All,
+}
+
+/// A place where lists are published and can be looked at.
+pub trait Outlet: fmt::Debug + Send + Sync {
+    /// What it is, for people.
+    fn place(&self) -> String;
+
+    /// The highest number of any list of `scope` that is there. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be looked at now.
+    fn highest(&self, scope: &Scope) -> io::Result<Option<u64>>;
+}
 
 /// How an issuer's lists are made. All but the last three in whole seconds.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,12 +109,30 @@ pub struct PublisherConfig {
     /// The longest that a change waits for quiet; above 100,000 entries four times the cost of a build, if
     /// that is longer. Default 800 ms.
     pub max_delay: Duration,
-    /// Bytes that the older complete lists of the window may take on disk. Default 1 GiB.
+    /// Bytes that the older complete lists of the window may add to the state store. Default 1 GiB.
     pub history_bytes: u64,
+    /// What becomes of lists that deltas no longer build on.
+    pub history: History,
     /// Where the public listener is found from outside, as `http://crl.example`; complete lists then point
     /// at `<public_url>/crl/<issuer>-delta.crl` (freshestCRL). Default: none.
     pub public_url: Option<String>,
+    /// Whether there are deltas. Default: there are. A shard does without (CRL-68).
+    pub deltas: bool,
+    /// The template of the shards' URLs, see [`shard_url`].
+    pub shard_url: String,
+    /// What becomes of the entries of certificates that have ended.
+    pub keep_expired: KeepExpired,
+    /// Whether lists say when the next regular one comes (CRL-31). Default: they do not.
+    pub next_publish: bool,
+    /// Where lists say that the CA's certificate is found (CRL-29). Default: they do not.
+    pub ca_issuers: Option<String>,
+    /// Whether nothing is issued any more: once all certificates have ended or are revoked, a last list
+    /// without an end is published, and none after it (ETSI-07). Default: no.
+    pub last: bool,
 }
+
+/// Where shards are found if nothing else is said.
+pub const SHARD_URL: &str = "{public_url}/crl/{issuer}/shard-{n}.crl";
 
 impl Default for PublisherConfig {
     fn default() -> Self {
@@ -81,7 +146,14 @@ impl Default for PublisherConfig {
             debounce: Duration::from_millis(200),
             max_delay: Duration::from_millis(800),
             history_bytes: 1 << 30,
+            history: History::Valid,
             public_url: None,
+            deltas: true,
+            shard_url: SHARD_URL.to_owned(),
+            keep_expired: KeepExpired::No,
+            next_publish: false,
+            ca_issuers: None,
+            last: false,
         }
     }
 }
@@ -102,6 +174,26 @@ pub enum PublishError {
     /// The last list was not written by this Jarchy.
     #[error("the last CRL cannot be read: {0}")]
     Last(#[from] ReadError),
+    /// What was published is ahead of what the state store knows: another Jarchy publishes there, or an
+    /// older state store was put back.
+    #[error(
+        "{place} holds CRL {found} of {scope}, but the state store knows of none above {known}: another publisher is at work there, or an older state store was restored. Nothing is published until `jarchy crl adopt {issuer}` says that numbers go on above it"
+    )]
+    Ahead {
+        /// Where.
+        place: String,
+        /// Which list.
+        scope: Scope,
+        /// For the command.
+        issuer: String,
+        /// Its number there.
+        found: u64,
+        /// The highest number that the store gave out.
+        known: u64,
+    },
+    /// The clock cannot be believed (promise 13).
+    #[error(transparent)]
+    Clock(#[from] ClockDoubt),
     /// A fault of Jarchy itself.
     #[error("a CRL build ended abnormally")]
     Panicked,
@@ -114,15 +206,17 @@ pub struct Parts {
     pub issuer: Issuer,
     /// The CA's key.
     pub signer: Arc<Signer>,
-    /// What is known of its certificates.
-    pub index: Arc<Index>,
+    /// What is known of its certificates, or of one shard of them.
+    pub share: Share,
     /// Where lists, numbers and the journal are kept.
     pub state: State,
-    /// The wall clock.
-    pub clock: Arc<dyn Clock>,
+    /// The wall clock, and whether it can be believed.
+    pub clock: Arc<ClockGuard>,
     /// Where the lists go.
     pub shelf: Arc<Shelf>,
-    /// Told as component `crl:<issuer>`.
+    /// Where else they go; nothing is published where one of them is ahead of the state store.
+    pub outlets: Vec<Arc<dyn Outlet>>,
+    /// Told as component `crl:<scope>`.
     pub health: Health,
     /// Told of builds, signatures and lists.
     pub metrics: Metrics,
@@ -132,10 +226,11 @@ pub struct Parts {
 pub struct Publisher {
     terms: Arc<Terms>,
     signer: Arc<Signer>,
-    index: Arc<Index>,
+    share: Share,
     state: State,
-    clock: Arc<dyn Clock>,
+    clock: Arc<ClockGuard>,
     shelf: Arc<Shelf>,
+    outlets: Vec<Arc<dyn Outlet>>,
     health: Component,
     metrics: Metrics,
     complete_metrics: metrics::Crl,
@@ -154,6 +249,8 @@ pub struct Publisher {
     cost: Duration,
     /// Whether the ledger says what the store says.
     resumed: bool,
+    /// Whether the next list is the last one.
+    last_due: bool,
     /// What went wrong last, if nothing went right since.
     failure: Option<String>,
     /// Set when a build that may still run is no longer wanted.
@@ -166,29 +263,44 @@ impl Publisher {
     /// # Errors
     /// [`PublishError::KeyUsage`] if the CA may not sign CRLs.
     pub fn new(config: PublisherConfig, parts: Parts) -> Result<Self, PublishError> {
-        let Parts { issuer, signer, index, state, clock, shelf, health, metrics } = parts;
+        let Parts { issuer, signer, share, state, clock, shelf, outlets, health, metrics } = parts;
         if !issuer.certificate.may_sign_crls() {
             return Err(PublishError::KeyUsage(issuer.certificate.subject_text().to_owned()));
         }
         let name = &issuer.name;
-        let delta_url = |base: &String| format!("{}/crl/{name}-delta.crl", base.trim_end_matches('/'));
+        let part = share.part();
+        let scope = part.scope(name);
+        let public_url = config.public_url.as_deref().unwrap_or_default();
+        let distribution = match part {
+            Part::Whole => None,
+            Part::Shard(shard) => Some(shard_url(&config.shard_url, public_url, name, shard)),
+        };
+        let freshest = match &distribution {
+            _ if !config.deltas => None,
+            Some(url) => Some(format!("{}-delta.crl", url.strip_suffix(".crl").unwrap_or(url))),
+            None => {
+                config.public_url.as_ref().map(|base| format!("{}/crl/{name}-delta.crl", base.trim_end_matches('/')))
+            }
+        };
         let now = Instant::now();
         Ok(Self {
-            health: health.component(&format!("crl:{name}")),
-            complete_metrics: metrics.crl(name.as_str(), metrics::List::Complete),
-            delta_metrics: metrics.crl(name.as_str(), metrics::List::Delta),
-            scope: Scope::whole(name),
+            health: health.component(&format!("crl:{scope}")),
+            complete_metrics: metrics.crl(scope.as_str(), metrics::List::Complete),
+            delta_metrics: metrics.crl(scope.as_str(), metrics::List::Delta),
+            scope,
             terms: Arc::new(Terms {
                 authority_key: issuer.certificate.key_identifier(),
-                freshest: config.public_url.as_ref().map(delta_url),
+                freshest,
+                distribution,
                 config,
                 issuer,
             }),
             signer,
-            index,
+            share,
             state,
             clock,
             shelf,
+            outlets,
             metrics,
             pool: Pool::default(),
             ledger: Arc::default(),
@@ -198,6 +310,7 @@ impl Publisher {
             kept: BTreeSet::new(),
             cost: Duration::ZERO,
             resumed: false,
+            last_due: false,
             failure: None,
             abandoned: Arc::default(),
         })
@@ -226,7 +339,7 @@ impl Publisher {
                     self.report();
                     if let Some(wait) = wait {
                         tokio::select! {
-                            () = self.index.changed() => {}
+                            () = self.share.changed() => {}
                             () = tokio::time::sleep(wait) => {}
                         }
                     }
@@ -241,7 +354,11 @@ impl Publisher {
                         self.report();
                         tokio::time::sleep(BACK_OFF.min(until.saturating_duration_since(Instant::now()))).await;
                     }
-                    back_off = (back_off * 2).min(BACK_OFF_MAX);
+                    back_off = match error {
+                        // An operator's word is waited for.
+                        PublishError::Clock(_) | PublishError::Ahead { .. } => PATIENCE,
+                        _ => (back_off * 2).min(BACK_OFF_MAX),
+                    };
                 }
             }
         }
@@ -251,19 +368,88 @@ impl Publisher {
     async fn step(&mut self) -> Result<Option<Duration>, PublishError> {
         if !self.resumed {
             self.reopen().await?;
-            while !self.index.is_complete() {
+            while !self.share.index().is_complete() {
                 tokio::time::sleep(TICK).await;
             }
             self.reconcile().await?;
+            self.outlets().await?;
             self.resumed = true;
+        }
+        if self.has_ended() {
+            return Ok(Some(PATIENCE));
         }
         let situation = self.situation();
         let pace = self.pace();
         match (plan::next(&pace, &situation), situation.moment) {
-            (Step::Build { regular }, Some(moment)) => self.revise(moment, regular).await.map(|()| None),
+            (Step::Build { regular }, Some(moment)) => {
+                self.clock.check()?;
+                let occasion = match regular {
+                    _ if self.is_last(moment).await? => Occasion::Last,
+                    true => Occasion::Regular,
+                    false => Occasion::Change,
+                };
+                self.revise(moment, occasion).await.map(|()| None)
+            }
             (Step::Build { .. }, None) => Ok(Some(TICK)),
-            (Step::Wait(wait), _) => Ok(Some(wait)),
+            (Step::Wait(wait), _) => {
+                if self.is_ahead() {
+                    // Promise 13: an operator may have declared void what was made in the future.
+                    tokio::time::sleep(PATIENCE).await;
+                    self.resumed = self.state.last(&self.scope, Slot::Any).await? == self.ledger.last;
+                }
+                Ok(Some(wait))
+            }
         }
+    }
+
+    /// Whether the last list that there will ever be is published (ETSI-07).
+    fn has_ended(&self) -> bool {
+        self.ledger.last.as_ref().is_some_and(|last| last.next_update == Time::MAX)
+    }
+
+    /// Whether the last list is dated in the future.
+    fn is_ahead(&self) -> bool {
+        self.ledger.last.as_ref().is_some_and(|last| last.this_update > self.clock.now())
+    }
+
+    /// Whether a list dated `moment` is the last one: none of its certificates is good and alive any more.
+    async fn is_last(&self, moment: Time) -> Result<bool, PublishError> {
+        if !self.terms.config.last {
+            return Ok(false);
+        }
+        let (view, ours) = (Arc::clone(&self.share.index().view()), self.share.filter());
+        blocking(move || {
+            let mut alive = false;
+            view.for_each(|serial, record| {
+                alive |= record.not_after >= moment
+                    && record.status.revocation().is_none_or(|_| record.status.is_hold())
+                    && ours(&serial);
+            });
+            Ok(!alive)
+        })
+        .await
+    }
+
+    /// Promise 5: where something newer is published than the store knows of, nothing is published.
+    async fn outlets(&self) -> Result<(), PublishError> {
+        let known = self.state.reserved(&self.scope).await?;
+        let (outlets, scope) = (self.outlets.clone(), self.scope.clone());
+        let issuer = self.terms.issuer.name.to_string();
+        blocking(move || {
+            for outlet in outlets {
+                match outlet.highest(&scope) {
+                    Ok(Some(found)) if found > known => {
+                        return Err(PublishError::Ahead { place: outlet.place(), scope, issuer, found, known });
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(%scope, place = outlet.place(), %error, "cannot see what is published")
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     fn pace(&self) -> Pace {
@@ -274,7 +460,8 @@ impl Publisher {
 
     fn situation(&mut self) -> Situation {
         // Sampled before the changes are taken: a list then tells at least what its thisUpdate claims.
-        let as_of = self.index.as_of().filter(|_| self.index.is_complete());
+        let index = self.share.index();
+        let as_of = index.as_of().filter(|_| index.is_complete());
         self.collect();
         let moment = as_of.map(|as_of| as_of.min(self.clock.now()));
         let revocations = self.pending.values().any(|change| change.record.status != Status::Good);
@@ -291,18 +478,20 @@ impl Publisher {
             last: self.ledger.last.as_ref().map(|last| last.this_update),
             last_regular: self.ledger.last_regular,
             waiting,
-            lacking: self.ledger.delta.is_none(),
+            lacking: self.ledger.complete.is_none()
+                || (self.terms.config.deltas && self.ledger.delta.is_none())
+                || std::mem::take(&mut self.last_due),
         }
     }
 
     fn is_stale(&self) -> bool {
         let limit = self.terms.config.max_staleness;
-        self.index.as_of().is_none_or(|as_of| self.clock.now().since(as_of) > limit)
+        self.share.index().as_of().is_none_or(|as_of| self.clock.now().since(as_of) > limit)
     }
 
     /// Takes over what the index reports.
     fn collect(&mut self) {
-        let taken = self.index.take_changes();
+        let taken = self.share.take_changes();
         if taken.is_empty() {
             return;
         }
@@ -321,9 +510,10 @@ impl Publisher {
         let rows = self.state.lists(&self.scope).await?;
         let last = self.state.last(&self.scope, Slot::Any).await?;
         let regular = self.state.last(&self.scope, Slot::Regular).await?;
-        let mut ledger = Ledger { last, last_regular: regular.map(|list| list.this_update), ..Ledger::default() };
-        let (state, scope) = (self.state.clone(), self.scope.clone());
-        let (window, complete, delta, lost) = blocking(move || open_lists(&state, &scope, rows)).await?;
+        let pruned = self.state.pruned(&self.scope).await?;
+        let last_regular = regular.map(|list| list.this_update);
+        let mut ledger = Ledger { last, last_regular, pruned, ..Ledger::default() };
+        let Opened { window, entries, complete, delta, lost } = self.open_lists(rows).await?;
         self.state.lose(&self.scope, &lost).await?;
         if window.is_empty() {
             // Without the last list nobody can say what changed since an older one: a fresh start, with
@@ -332,6 +522,7 @@ impl Publisher {
             return Ok(());
         }
         ledger.window = window;
+        ledger.entries = entries;
         ledger.complete = complete;
         ledger.delta_next_update = delta.as_ref().map(|(row, _)| row.next_update);
         let journal = self.state.journal(&self.scope).await?;
@@ -350,34 +541,38 @@ impl Publisher {
         let released = self.state.released(&self.terms.issuer.name).await?;
         let mut taken = std::mem::take(Arc::make_mut(&mut self.pending));
         // Before the view: a change that is noted may not be visible yet, one that is visible is noted.
-        fold(&mut taken, self.index.take_changes());
-        let view = Arc::clone(&self.index.view());
-        let ledger = Arc::clone(&self.ledger);
-        let found = blocking(move || Ok(compare(&ledger, &view, taken, &released)?)).await?;
+        fold(&mut taken, self.share.take_changes());
+        let view = Arc::clone(&self.share.index().view());
+        let (ledger, ours) = (Arc::clone(&self.ledger), self.share.filter());
+        let cutoff = self.terms.cutoff(ledger.last_regular);
+        let found = blocking(move || Ok(compare(&ledger, cutoff, &view, ours, taken, &released)?)).await?;
         Arc::make_mut(&mut self.ledger).entries = found.entries;
         self.pending = Arc::new(found.pending);
         self.kept = found.kept;
         self.alarm();
+        self.last_due = !self.has_ended() && self.is_last(self.clock.now()).await?;
         self.first = Instant::now();
         self.latest = self.first;
         Ok(())
     }
 
     /// Makes, commits and serves one revision, in the order of promise 5.
-    async fn revise(&mut self, moment: Time, regular: bool) -> Result<(), PublishError> {
+    async fn revise(&mut self, moment: Time, occasion: Occasion) -> Result<(), PublishError> {
+        let turn = self.share.turn().await;
         let begun = Instant::now();
         let number = self.reserve().await?;
-        let (draft, made) = self.build(moment, regular, number).await?;
-        let oldest = self.write(&draft, &made).await?;
-        let gone = self.commit(draft, made, oldest).await?;
+        let (draft, made, revision) = self.build(moment, occasion, number).await?;
+        // Whether a commit that failed was made all the same, only the store can say.
+        self.resumed = false;
+        let written = Instant::now();
+        self.state.commit(&self.scope, &revision).await?;
+        self.resumed = true;
         self.cost = begun.elapsed();
+        drop(turn);
+        tracing::debug!(scope = %self.scope, number, took = ?self.cost, writing = ?written.elapsed(), "a CRL was made");
         self.complete_metrics.built(self.cost);
-        let state = self.state.clone();
-        blocking(move || {
-            state.discard(&gone);
-            Ok(())
-        })
-        .await
+        self.serve(draft, made, &revision);
+        Ok(())
     }
 
     async fn reserve(&self) -> Result<u64, PublishError> {
@@ -385,47 +580,32 @@ impl Publisher {
         Ok(self.state.reserve(&self.scope, now).await?)
     }
 
-    async fn build(&self, moment: Time, regular: bool, number: u64) -> Result<(Draft, Made), PublishError> {
+    async fn build(
+        &self,
+        moment: Time,
+        occasion: Occasion,
+        number: u64,
+    ) -> Result<(Draft, Made, Revision), PublishError> {
         let (terms, ledger, pending) = (Arc::clone(&self.terms), Arc::clone(&self.ledger), Arc::clone(&self.pending));
         let (signer, pool, abandoned) = (Arc::clone(&self.signer), self.pool.clone(), Arc::clone(&self.abandoned));
         let built = blocking(move || {
-            let mut draft = Draft::new(&terms, &ledger, &pending, moment, regular)?;
+            let mut draft = Draft::new(&terms, &ledger, &pending, moment, occasion)?;
             let proceed = || !abandoned.load(Ordering::Relaxed);
             let made = draft.make(&terms, &ledger, number, &signer, &pool, &proceed)?;
-            Ok((draft, made))
+            let revision = draft.revision(&terms, &ledger, &made);
+            Ok((draft, made, revision))
         });
         let built = built.await;
         match &built {
-            Ok((_, made)) => self.metrics.signatures.add(Purpose::Crl, 1 + u64::from(made.delta.is_some())),
+            Ok((_, made, _)) => self.metrics.signatures.add(Purpose::Crl, 1 + u64::from(made.delta.is_some())),
             Err(PublishError::Build(BuildError::Sign(_))) => self.metrics.signature_failures.count(Purpose::Crl),
             Err(_) => {}
         }
         built
     }
 
-    /// Writes the lists into their files and returns what is to be committed.
-    async fn write(&self, draft: &Draft, made: &Made) -> Result<Revision, PublishError> {
-        let state = self.state.clone();
-        let files: Vec<([u8; 32], Bytes)> = std::iter::once(&made.complete)
-            .chain(&made.delta)
-            .map(|product| (product.sha256, product.bytes.clone()))
-            .collect();
-        let revision = draft.revision(made);
-        blocking(move || {
-            let files: Vec<(&[u8; 32], &[u8])> = files.iter().map(|(sha256, bytes)| (sha256, &**bytes)).collect();
-            Ok(state.store(&files)?)
-        })
-        .await?;
-        Ok(revision)
-    }
-
-    /// Commits and serves; returns the lists that are no longer needed.
-    async fn commit(&mut self, draft: Draft, made: Made, revision: Revision) -> Result<Vec<[u8; 32]>, PublishError> {
-        // Whether a commit that failed was made all the same, only the store can say.
-        self.resumed = false;
-        let gone = self.state.commit(&self.scope, &revision).await?;
-        self.resumed = true;
-
+    /// Takes in and serves what has been committed.
+    fn serve(&mut self, draft: Draft, made: Made, revision: &Revision) {
         let known = self.kept.len();
         self.kept.extend(draft.unexplained.iter().chain(&made.restored));
         if self.kept.len() > known {
@@ -435,9 +615,8 @@ impl Publisher {
         self.pending = Arc::new(draft.deferred.clone());
         self.first = Instant::now();
         let delta = made.delta.as_ref().map(|delta| delta.bytes.clone());
-        Arc::make_mut(&mut self.ledger).advance(draft, &made, &revision.lists, revision.oldest);
+        Arc::make_mut(&mut self.ledger).advance(draft, &made, revision);
         self.show(delta);
-        Ok(gone)
     }
 
     /// Puts the ledger's lists on the shelf.
@@ -457,8 +636,8 @@ impl Publisher {
         let entries = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.complete_metrics.entries.set(entries(last.entries));
         self.delta_metrics.entries.set(self.ledger.delta.as_ref().map_or(0, |delta| entries(delta.entries)));
-        let older = older.iter().map(|row| (row.number, (row.clone(), self.state.list_path(&row.sha256)))).collect();
-        self.shelf.put(Stock { complete, delta, older });
+        let older = older.iter().map(|row| (row.number, row.clone())).collect();
+        self.shelf.put(Stock { complete, delta, older, store: Some((self.state.clone(), self.scope.clone())) });
     }
 
     fn alarm(&self) {
@@ -472,12 +651,17 @@ impl Publisher {
     fn report(&self) {
         let now = self.clock.now();
         let stale = || {
-            let as_of = self.index.as_of().filter(|_| self.is_stale())?;
+            let as_of = self.share.index().as_of().filter(|_| self.is_stale())?;
             Some(format!("the database has been out of reach since {as_of}: no CRL is made"))
         };
         let backwards = || {
             let last = self.ledger.last.as_ref().filter(|last| last.this_update > now)?;
-            Some(format!("the clock says {now}, but the last CRL was made at {}: none is made", last.this_update))
+            let issuer = &self.terms.issuer.name;
+            Some(format!(
+                "the clock says {now}, but the last CRL was made at {}: none is made before that, unless the list \
+                 from the future is declared void by `jarchy crl supersede {issuer}`",
+                last.this_update
+            ))
         };
         let trouble = self.failure.clone().or_else(backwards).or_else(stale);
         match (trouble, self.shelf.complete()) {
@@ -499,18 +683,6 @@ impl Publisher {
     }
 }
 
-/// Newer changes over older ones; a release is not forgotten.
-fn fold(older: &mut BTreeMap<Serial, Change>, newer: BTreeMap<Serial, Change>) {
-    if older.is_empty() {
-        *older = newer;
-        return;
-    }
-    for (serial, change) in newer {
-        let released = change.released || older.get(&serial).is_some_and(|older| older.released);
-        older.insert(serial, Change { released, ..change });
-    }
-}
-
 /// Runs `work` where it may take its time.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
@@ -518,55 +690,76 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Panicked)?
 }
 
-type Opened = (Vec<ListRow>, Option<Bytes>, Option<(ListRow, Bytes)>, Vec<u64>);
+/// What the store still has of a scope's lists.
+#[derive(Default)]
+struct Opened {
+    /// The complete lists; empty if the last of them cannot be read.
+    window: Vec<ListRow>,
+    /// The last of them, and its entries.
+    entries: Entries,
+    complete: Option<Bytes>,
+    /// The delta of the same number.
+    delta: Option<(ListRow, Bytes)>,
+    /// The numbers of those that are not there any more.
+    lost: Vec<u64>,
+}
 
-/// The complete lists that are there, the last of them and its delta in full, and the numbers of those
-/// that are not. If the last is not there, none counts.
-fn open_lists(state: &State, scope: &Scope, rows: Vec<ListRow>) -> Result<Opened, PublishError> {
-    let (mut window, mut lost) = (Vec::new(), Vec::new());
-    let mut delta = None;
-    let unreadable = |row: &ListRow, error: &dyn std::fmt::Display| {
-        let path = state.list_path(&row.sha256);
-        tracing::error!(%scope, number = row.number, path = %path.display(), %error, "a published CRL cannot be read");
-    };
-    for row in rows {
-        let path = state.list_path(&row.sha256);
-        if row.base.is_some() {
-            match shelf::load(&path, &row) {
-                Ok(bytes) => delta = Some((row, Bytes::from(bytes))),
-                Err(error) => unreadable(&row, &error),
-            }
-            continue;
-        }
-        match path.metadata() {
-            Ok(file) if file.len() == row.bytes => window.push(row),
-            Ok(_) => {
-                unreadable(&row, &"its size is another than when it was published");
-                lost.push(row.number);
-            }
-            Err(error) => {
-                unreadable(&row, &error);
-                lost.push(row.number);
+impl Publisher {
+    /// Reads the last complete list and its delta. If the last is not whole, none counts.
+    async fn open_lists(&self, rows: Vec<ListRow>) -> Result<Opened, PublishError> {
+        let mut opened = Opened::default();
+        let mut deltas = Vec::new();
+        for row in rows {
+            match Form::from(&row) {
+                Form::Delta => deltas.push(row),
+                Form::Complete => opened.window.push(row),
             }
         }
-    }
-    let complete = match window.last() {
-        None => None,
-        Some(last) if lost.last().is_some_and(|lost| *lost > last.number) => None,
-        Some(last) => match shelf::load(&state.list_path(&last.sha256), last) {
-            Ok(bytes) => Some(Bytes::from(bytes)),
-            Err(error) => {
-                unreadable(last, &error);
-                None
+        let Some(last) = opened.window.last().cloned() else { return Ok(opened) };
+        let Some((bytes, entries)) = self.open_complete(&last).await? else {
+            opened.lost = opened.window.drain(..).map(|row| row.number).collect();
+            return Ok(opened);
+        };
+        (opened.complete, opened.entries) = (Some(bytes), entries);
+        if let Some(delta) = deltas.pop().filter(|delta| delta.number == last.number) {
+            match self.state.list_bytes(&self.scope, &delta).await {
+                Ok(Some(bytes)) if List::read(&bytes).is_ok() => opened.delta = Some((delta, bytes.into())),
+                Ok(_) => self.unreadable(&delta, &"it is not a delta any more"),
+                Err(error) => self.unreadable(&delta, &error),
             }
-        },
-    };
-    if complete.is_none() {
-        lost.extend(window.drain(..).map(|row| row.number));
-        delta = None;
+        }
+        Ok(opened)
     }
-    let last = window.last().map(|last| last.number);
-    Ok((window, complete, delta.filter(|(row, _)| Some(row.number) == last), lost))
+
+    /// A complete list as it was published, and its entries in the chunks in which they are stored.
+    async fn open_complete(&self, row: &ListRow) -> Result<Option<(Bytes, Entries)>, PublishError> {
+        let parts = match self.state.parts(&self.scope, row).await {
+            Ok(Some(parts)) => parts,
+            Ok(None) => {
+                self.unreadable(row, &"it is gone from the store");
+                return Ok(None);
+            }
+            Err(error) => {
+                self.unreadable(row, &error);
+                return Ok(None);
+            }
+        };
+        let wanted = row.sha256;
+        let opened = blocking(move || {
+            let bytes = parts.join();
+            let whole = sha256(&bytes) == wanted && List::read(&bytes).is_ok();
+            Ok(Entries::from_stored(parts.chunks).filter(|_| whole).map(|entries| (Bytes::from(bytes), entries)))
+        })
+        .await?;
+        if opened.is_none() {
+            self.unreadable(row, &"it is not what was published");
+        }
+        Ok(opened)
+    }
+
+    fn unreadable(&self, row: &ListRow, error: &dyn fmt::Display) {
+        tracing::error!(scope = %self.scope, number = row.number, %error, "a published CRL cannot be read");
+    }
 }
 
 /// What the last list says against what the index knows.
@@ -579,30 +772,35 @@ struct Found {
 
 fn compare(
     ledger: &Ledger,
+    cutoff: Option<Time>,
     view: &View,
+    ours: impl Fn(&Serial) -> bool,
     taken: BTreeMap<Serial, Change>,
     released: &BTreeSet<Serial>,
 ) -> Result<Found, ReadError> {
     let prune_key = |record: &Record| record.not_after.max(record.since);
+    let is_over = |record: &Record| cutoff.is_some_and(|cutoff| prune_key(record) < cutoff);
     let mut revoked: Vec<(Serial, Revocation, Record)> = Vec::new();
     view.for_each_revoked(|serial, record| {
-        if let Status::Revoked(revocation) = record.status {
+        if let Status::Revoked(revocation) = record.status
+            && ours(&serial)
+        {
             revoked.push((serial, revocation, record));
         }
     });
     revoked.sort_unstable_by_key(|(serial, ..)| *serial);
     let Some(last) = &ledger.complete else {
-        let listed = revoked.iter().filter(|(_, _, record)| !ledger.is_over(prune_key(record)));
+        let listed = revoked.iter().filter(|(_, _, record)| !is_over(record));
         let entries =
             Entries::from_sorted(listed.map(|(serial, revocation, record)| (serial, revocation, prune_key(record))));
         let pending = taken.into_iter().filter(|(serial, change)| view.get(serial) != Some(change.record));
         return Ok(Found { entries, pending: pending.collect(), kept: BTreeSet::new() });
     };
 
-    let mut listed: Vec<(Serial, Revocation, Time)> = Vec::new();
+    let mut keys: Vec<Time> = Vec::new();
     let (mut pending, mut kept) = (BTreeMap::new(), BTreeSet::new());
     let unlisted = |serial: Serial, record: Record, pending: &mut BTreeMap<Serial, Change>| {
-        if !ledger.is_over(prune_key(&record)) {
+        if !is_over(&record) {
             pending.insert(serial, Change { record, released: false });
         }
     };
@@ -614,14 +812,14 @@ fn compare(
             unlisted(serial, record, &mut pending);
         }
         if let Some((_, revocation, record)) = revoked.next_if(|(known, ..)| *known == serial) {
-            listed.push((serial, said, prune_key(&record)));
+            keys.push(prune_key(&record));
             if revocation != said {
                 pending.insert(serial, Change { record, released: false });
             }
             continue;
         }
         let record = view.get(&serial);
-        listed.push((serial, said, record.as_ref().map_or(Time::MAX, prune_key)));
+        keys.push(record.as_ref().map_or(Time::MAX, prune_key));
         if released.contains(&serial) || taken.get(&serial).is_some_and(|change| change.released) {
             let unknown = Record {
                 not_before: Time::default(),
@@ -641,8 +839,7 @@ fn compare(
     // What came in between is newer than the view, or a release that no list shows.
     let news = taken.into_iter().filter(|(serial, change)| change.released || view.get(serial) != Some(change.record));
     fold(&mut pending, news.collect());
-    let entries = Entries::from_sorted(listed.iter().map(|(serial, said, prune_key)| (serial, said, *prune_key)));
-    Ok(Found { entries, pending, kept })
+    Ok(Found { entries: ledger.entries.keyed(&keys), pending, kept })
 }
 
 #[cfg(test)]

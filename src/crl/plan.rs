@@ -108,6 +108,12 @@ fn slot_before(moment: Time, interval: Duration) -> Time {
     Time::from_unix(moment.unix() - moment.unix().rem_euclid(interval))
 }
 
+/// The first regular slot after `moment`.
+#[must_use]
+pub fn slot_after(moment: Time, interval: Duration) -> Time {
+    slot_before(moment, interval) + interval.max(Duration::from_secs(1))
+}
+
 /// When a list dated `this_update` ends: after `lifetime`, but no earlier than the list before it
 /// (CRL-07) and no later than the CA's certificate (promise 3).
 #[must_use]

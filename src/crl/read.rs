@@ -5,8 +5,8 @@
 //! the object identifiers, because it is there to find the writer's mistakes (promise 6).
 //!
 //! Not accepted: version 1, a list without nextUpdate, number or authority key identifier (CRL-01), an
-//! empty revokedCertificates (CRL-04), times in the wrong form (CRL-05), numbers above 64 bits, indirect
-//! and partitioned lists, and any other critical extension (CRL-88).
+//! empty revokedCertificates (CRL-04), times in the wrong form (CRL-05), numbers above 64 bits, an
+//! issuingDistributionPoint that says more than one URI, and any other critical extension (CRL-88).
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use super::encode::{REMOVE_FROM_CRL, oid};
@@ -71,6 +71,14 @@ pub struct List<'a> {
     pub base: Option<u64>,
     /// The URI of freshestCRL.
     pub freshest: Option<&'a str>,
+    /// The URI of issuingDistributionPoint, which a shard has.
+    pub distribution: Option<&'a str>,
+    /// expiredCertsOnCRL.
+    pub expired_since: Option<Time>,
+    /// Microsoft's Next CRL Publish.
+    pub next_publish: Option<Time>,
+    /// Where the CA's certificate is found.
+    pub ca_issuers: Option<&'a str>,
     entries: &'a [u8],
 }
 
@@ -116,6 +124,10 @@ impl<'a> List<'a> {
             number: extensions.number.ok_or(ReadError::Missing("cRLNumber"))?,
             base: extensions.base,
             freshest: extensions.freshest,
+            distribution: extensions.distribution,
+            expired_since: extensions.expired_since,
+            next_publish: extensions.next_publish,
+            ca_issuers: extensions.ca_issuers,
             entries,
         })
     }
@@ -133,6 +145,10 @@ struct Extensions<'a> {
     number: Option<u64>,
     base: Option<u64>,
     freshest: Option<&'a str>,
+    distribution: Option<&'a str>,
+    expired_since: Option<Time>,
+    next_publish: Option<Time>,
+    ca_issuers: Option<&'a str>,
 }
 
 impl<'a> Extensions<'a> {
@@ -150,6 +166,24 @@ impl<'a> Extensions<'a> {
                 oid::CRL_NUMBER => once("cRLNumber", &mut read.number, number(value)?, !critical)?,
                 oid::DELTA_INDICATOR => once("deltaCRLIndicator", &mut read.base, number(value)?, critical)?,
                 oid::FRESHEST => once("freshestCRL", &mut read.freshest, one_uri(value)?, !critical)?,
+                oid::DISTRIBUTION => {
+                    let point = der::outer(value, tag::SEQUENCE)?;
+                    once("issuingDistributionPoint", &mut read.distribution, full_name(point)?, critical)?;
+                }
+                oid::EXPIRED => {
+                    let mut since = Reader::new(value);
+                    let text = since.value(tag::GENERALIZED_TIME)?;
+                    since.finish()?;
+                    let since = Time::from_generalized(text).ok_or(der::Error::Value)?;
+                    once("expiredCertsOnCRL", &mut read.expired_since, since, !critical)?;
+                }
+                oid::NEXT_PUBLISH => {
+                    let mut fields = Reader::new(value);
+                    let next = time(&mut fields)?;
+                    fields.finish()?;
+                    once("nextPublish", &mut read.next_publish, next, !critical)?;
+                }
+                oid::ACCESS => once("authorityInfoAccess", &mut read.ca_issuers, ca_issuers(value)?, !critical)?,
                 unknown if critical => return Err(ReadError::Critical(unknown.to_vec())),
                 _ => {}
             }
@@ -193,8 +227,26 @@ fn number(value: &[u8]) -> Result<u64, ReadError> {
 /// CRLDistributionPoints with one point that is one URI and nothing else.
 fn one_uri(value: &[u8]) -> Result<&str, ReadError> {
     let mut points = der::outer(value, tag::SEQUENCE)?;
-    let mut point = points.nested(tag::SEQUENCE)?;
+    let point = points.nested(tag::SEQUENCE)?;
     points.finish()?;
+    full_name(point)
+}
+
+/// AuthorityInfoAccessSyntax with one description: caIssuers by URI (CRL-29).
+fn ca_issuers(value: &[u8]) -> Result<&str, ReadError> {
+    let mut all = der::outer(value, tag::SEQUENCE)?;
+    let mut description = all.nested(tag::SEQUENCE)?;
+    all.finish()?;
+    if description.element(tag::OID)?.raw != oid::CA_ISSUERS {
+        return Err(der::Error::Value.into());
+    }
+    let uri = description.value(tag::implicit(6))?;
+    description.finish()?;
+    Ok(str::from_utf8(uri).map_err(|_| der::Error::Value)?)
+}
+
+/// The field distributionPoint, with one URI, and nothing after it.
+fn full_name(mut point: Reader<'_>) -> Result<&str, ReadError> {
     let mut name = point.nested(tag::explicit(0))?;
     point.finish()?;
     let mut full = name.nested(tag::explicit(0))?;
@@ -249,7 +301,7 @@ pub struct Entries<'a> {
     is_delta: bool,
 }
 
-impl Entries<'_> {
+impl<'a> Entries<'a> {
     /// Passes over the next entry if it consists of just these bytes, without reading it again.
     pub(super) fn pass_over(&mut self, entry: &[u8]) -> bool {
         let rest = self.rest.rest().strip_prefix(entry);
@@ -258,6 +310,25 @@ impl Entries<'_> {
         }
         rest.is_some()
     }
+
+    /// Passes over the next entry here and in `other`, a list that has been read, if it is the same in both,
+    /// byte for byte; returns it. Entries have a length of one octet.
+    pub(super) fn pass_same(&mut self, other: &mut Entries<'_>) -> Option<&'a [u8]> {
+        let rest = self.rest.rest();
+        let [tag::SEQUENCE, len @ 0..0x80, ..] = rest else { return None };
+        let (entry, after) = rest.split_at_checked(2 + usize::from(*len))?;
+        if !other.pass_over(entry) {
+            return None;
+        }
+        self.rest = Reader::new(after);
+        Some(entry)
+    }
+}
+
+/// The serial of an entry that is known to be one.
+pub(super) fn serial(entry: &[u8]) -> Result<Serial, ReadError> {
+    let mut fields = der::outer(entry, tag::SEQUENCE)?;
+    Ok(Serial::from_content(fields.integer()?)?)
 }
 
 impl<'a> Iterator for Entries<'a> {
@@ -342,6 +413,10 @@ mod tests {
             number: 1_795_327_201,
             base,
             freshest: Some("http://crl.example/crl/demo-delta.crl"),
+            distribution: base.map(|_| "http://crl.example/crl/demo/shard-3.crl"),
+            expired_since: base.map(|_| Time::from_unix(1_700_000_000)),
+            next_publish: base.map(|_| Time::from_unix(1_795_348_800)),
+            ca_issuers: base.map(|_| "http://crl.example/ca/demo.cer"),
         }
     }
 
@@ -391,6 +466,9 @@ mod tests {
             assert_eq!((read.issuer, read.algorithm, read.authority_key), (&[0x30, 0][..], ALGORITHM, &[1, 2, 3][..]));
             assert_eq!(read.signature, [9; 70]);
             assert_eq!(read.freshest, head(None).freshest.filter(|_| base.is_none()));
+            let more = head(base);
+            assert_eq!((read.distribution, read.ca_issuers), (more.distribution, more.ca_issuers));
+            assert_eq!((read.expired_since, read.next_publish), (more.expired_since, more.next_publish));
             assert_eq!(entries(&bytes).unwrap(), words);
         }
         assert_eq!(entries(&list(&head(None), &[])).unwrap(), []);
@@ -421,15 +499,18 @@ mod tests {
         let delta = list(&head(Some(7)), &[]);
         let value = ReadError::Der(der::Error::Value);
         type Case<'a> = (&'a [u8], &'a [u8], &'a [u8], ReadError);
-        let cases: [Case<'_>; 7] = [
+        let name = ReadError::Der(der::Error::Tag { expected: 0x86, found: Some(0x82) });
+        let cases: [Case<'_>; 8] = [
             (&good, &[2, 1, 1, 0x30], &[2, 1, 0, 0x30], ReadError::Version),
             (&good, &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2a], &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2b], ReadError::Algorithm),
             // CRL-05: 2052 as UTCTime cannot be said, and 2026 as GeneralizedTime must not be.
             (&good, b"\x18\x0f2052", b"\x18\x0f2026", value.clone()),
             (&good, &[0x55, 0x1d, 0x14], &[0x55, 0x1d, 0x77], ReadError::Missing("cRLNumber")),
             (&good, &[0x55, 0x1d, 0x23], &[0x55, 0x1d, 0x77], ReadError::Missing("authorityKeyIdentifier")),
-            // CRL-88: what a partitioned list says of itself is not understood here.
-            (&delta, &[0x55, 0x1d, 0x1b], &[0x55, 0x1d, 0x1c], ReadError::Critical(vec![6, 3, 0x55, 0x1d, 0x1c])),
+            // CRL-88.
+            (&delta, &[0x55, 0x1d, 0x1b], &[0x55, 0x1d, 0x12], ReadError::Critical(vec![6, 3, 0x55, 0x1d, 0x12])),
+            // CRL-71: a URI, and no other kind of name.
+            (&delta, b"\x86\x27http://crl.example/crl/demo/", b"\x82\x27http://crl.example/crl/demo/", name),
             (&good, &[2, 4, 0x6b], &[2, 4, 0xeb], ReadError::Number),
         ];
         for (bytes, old, new, error) in cases {
@@ -446,7 +527,7 @@ mod tests {
         let with = |revoked: &[u8]| {
             let head = head(None);
             let mut buffer = Vec::new();
-            let tbs = lay(&mut buffer, &head, std::iter::empty());
+            let tbs = lay(&mut buffer, &head, std::iter::empty()).tbs;
             let tbs = buffer[tbs].to_vec();
             let mut fields = der::outer(&tbs, tag::SEQUENCE).unwrap();
             let content = fields.rest();

@@ -7,19 +7,20 @@
 //! Invariants: the complete list and its delta are twins, of one number, thisUpdate and content (CRL-22);
 //! what a list says is the list before it, less what the draft explains, plus what it tells (promise 6).
 
-use super::PublisherConfig;
 use super::encode::{self, Edit, Entries, Head, Pool};
 use super::plan::{self, Past};
 use super::read::{self, List, ReadError, Word};
+use super::{History, KeepExpired, PublisherConfig};
 use crate::index::Change;
 use crate::pki::{Issuer, Reason, Revocation, Serial, Status, Time, hash::sha256};
 use crate::sign::verify::{self, VerifyError};
 use crate::sign::{SignError, Signer};
-use crate::state::{JournalRow, ListRow, Revision};
+use crate::state::{JournalRow, Keep, ListRow, NewChunk, NewList, Revision, Turnover};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::thread;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Why there is no new revision.
@@ -79,6 +80,19 @@ pub(super) struct Terms {
     pub(super) authority_key: Vec<u8>,
     /// Where the delta is found.
     pub(super) freshest: Option<String>,
+    /// Where a shard is found, as its certificates say (CRL-71).
+    pub(super) distribution: Option<String>,
+}
+
+impl Terms {
+    /// Entries with a prune key before this have been carried as long as they must (promise 7).
+    pub(super) fn cutoff(&self, last_regular: Option<Time>) -> Option<Time> {
+        match self.config.keep_expired {
+            KeepExpired::No => last_regular,
+            KeepExpired::For(time) => last_regular.map(|regular| regular - time),
+            KeepExpired::Forever => None,
+        }
+    }
 }
 
 /// What has been committed.
@@ -96,6 +110,8 @@ pub(super) struct Ledger {
     pub(super) last_regular: Option<Time>,
     /// Per serial the revision that last told of it, and when a hold was lifted, if that was told.
     pub(super) journal: BTreeMap<Serial, (u64, Option<Time>)>,
+    /// Entries of certificates that ended before this second may have left the lists.
+    pub(super) pruned: Option<Time>,
     /// The entries of the current complete list.
     pub(super) entries: Entries,
     /// The current complete list, for comparing its successor with it.
@@ -103,23 +119,23 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Whether an entry with this prune key has been carried as long as it must (promise 7).
-    pub(super) fn is_over(&self, prune_key: Time) -> bool {
-        self.last_regular.is_some_and(|regular| prune_key < regular)
-    }
-
     /// Takes in what has been committed.
-    pub(super) fn advance(&mut self, draft: Draft, made: &Made, rows: &[ListRow], oldest: u64) {
+    pub(super) fn advance(&mut self, draft: Draft, made: &Made, revision: &Revision) {
+        let oldest = revision.oldest;
+        let rows = || revision.lists.iter().map(|list| &list.row);
         self.window.retain(|list| list.number >= oldest);
-        self.window.extend(rows.iter().filter(|row| row.base.is_none()).cloned());
+        self.window.extend(rows().filter(|row| row.base.is_none()).cloned());
         self.last = self.window.last().cloned();
-        self.delta = rows.iter().find(|row| row.base.is_some()).cloned();
+        self.delta = rows().find(|row| row.base.is_some()).cloned();
+        self.pruned = revision.pruned;
         self.delta_next_update = self.delta.as_ref().map_or(self.delta_next_update, |delta| Some(delta.next_update));
         if draft.regular {
             self.last_regular = Some(draft.this_update);
         }
-        let told = draft.told.into_iter().map(|(serial, released_at)| (serial, (made.number, released_at)));
-        self.journal.extend(told);
+        if draft.deltas {
+            let told = draft.told.into_iter().map(|(serial, released_at)| (serial, (made.number, released_at)));
+            self.journal.extend(told);
+        }
         self.journal.retain(|_, (number, _)| *number > oldest);
         self.entries = made.entries.clone();
         self.complete = Some(made.complete.bytes.clone());
@@ -133,6 +149,14 @@ pub(super) struct Draft {
     pub(super) regular: bool,
     next_update: Time,
     delta_next_update: Time,
+    /// The second before which entries may go.
+    cutoff: Option<Time>,
+    /// Entries of certificates that ended before this second may be missing.
+    pruned: Option<Time>,
+    /// Whether there are deltas at all.
+    deltas: bool,
+    /// The oldest complete list that stays in the window.
+    oldest: Option<u64>,
     /// BaseCRLNumber of the delta; without an older list there is no delta.
     base: Option<u64>,
     entries: Entries,
@@ -154,23 +178,33 @@ impl Draft {
         ledger: &Ledger,
         pending: &BTreeMap<Serial, Change>,
         this_update: Time,
-        regular: bool,
+        occasion: Occasion,
     ) -> Result<Self, BuildError> {
         let (config, ends) = (&terms.config, terms.issuer.certificate.not_after());
-        let before = ledger.last.as_ref().map(|list| list.next_update);
-        let next_update = plan::next_update(this_update, config.lifetime, before, ends);
-        let delta_next_update = plan::next_update(this_update, config.delta_lifetime, ledger.delta_next_update, ends);
-        if next_update <= this_update {
+        if ends <= this_update {
             return Err(BuildError::CaEnded(ends));
         }
+        let before = ledger.last.as_ref().map(|list| list.next_update);
+        let next_update = match occasion {
+            // ETSI-07: the last list of a scope has no end.
+            Occasion::Last => Time::MAX,
+            _ => plan::next_update(this_update, config.lifetime, before, ends),
+        };
+        let delta_next_update = plan::next_update(this_update, config.delta_lifetime, ledger.delta_next_update, ends);
+        let deltas = config.deltas && occasion != Occasion::Last;
         let past: Vec<Past> = ledger.window.iter().map(Past::from).collect();
         let cut = plan::superfluous(&past, this_update, config.delta_window, config.history_bytes);
+        let oldest = past.get(cut).map(|base| base.number);
         let mut draft = Self {
             this_update,
-            regular,
+            regular: occasion != Occasion::Change,
             next_update,
             delta_next_update,
-            base: past.get(cut).map(|base| base.number),
+            cutoff: terms.cutoff(ledger.last_regular),
+            pruned: ledger.pruned,
+            deltas,
+            oldest,
+            base: oldest.filter(|_| deltas),
             entries: ledger.entries.clone(),
             told: BTreeMap::new(),
             expected: Vec::new(),
@@ -183,10 +217,18 @@ impl Draft {
             .filter_map(|(serial, change)| Some((*serial, draft.take(ledger, *serial, change)?)))
             .collect();
         draft.entries.apply(&edits);
-        if let Some(regular) = ledger.last_regular {
-            draft.dropped.extend(draft.entries.prune(regular));
+        if let Some(cutoff) = draft.cutoff {
+            for (serial, prune_key) in draft.entries.prune(cutoff) {
+                draft.prune(serial, prune_key);
+            }
         }
         Ok(draft)
+    }
+
+    fn prune(&mut self, serial: Serial, prune_key: Time) {
+        self.dropped.insert(serial);
+        // REV-23: the certificate had ended at its key at the latest.
+        self.pruned = self.pruned.max(Some(prune_key + Duration::from_secs(1)));
     }
 
     /// The edit that a change asks for.
@@ -195,8 +237,9 @@ impl Draft {
         match record.status {
             Status::Revoked(revocation) => {
                 let prune_key = record.not_after.max(record.since);
-                if ledger.is_over(prune_key) {
-                    return listed.is_some().then(|| self.drop_entry(serial));
+                if self.cutoff.is_some_and(|cutoff| prune_key < cutoff) {
+                    self.prune(serial, prune_key);
+                    return listed.is_some().then_some(Edit::Drop);
                 }
                 self.expected.push((serial, revocation));
                 let mut entry = Vec::new();
@@ -250,15 +293,24 @@ impl Draft {
     }
 
     fn head<'a>(&self, terms: &'a Terms, signer: &Signer, number: u64, base: Option<u64>) -> Head<'a> {
+        let (config, certificate) = (&terms.config, &terms.issuer.certificate);
         Head {
             algorithm: signer.algorithm(),
-            issuer: terms.issuer.certificate.subject(),
+            issuer: certificate.subject(),
             authority_key: &terms.authority_key,
             this_update: self.this_update,
             next_update: if base.is_some() { self.delta_next_update } else { self.next_update },
             number,
             base,
-            freshest: terms.freshest.as_deref(),
+            freshest: terms.freshest.as_deref().filter(|_| self.deltas),
+            distribution: terms.distribution.as_deref(),
+            expired_since: (config.keep_expired != KeepExpired::No)
+                .then(|| self.pruned.unwrap_or_else(|| certificate.not_before())),
+            next_publish: config
+                .next_publish
+                .then(|| plan::slot_after(self.this_update, config.interval))
+                .filter(|_| self.next_update < Time::MAX),
+            ca_issuers: config.ca_issuers.as_deref(),
         }
     }
 
@@ -277,10 +329,12 @@ impl Draft {
         let complete = loop {
             go_on()?;
             let head = self.head(terms, signer, number, None);
-            let bytes = signed(&head, self.entries.runs(), signer, pool)?;
+            let (bytes, place) = signed(&head, self.entries.runs(), signer, pool)?;
             go_on()?;
-            let missing = self.check_complete(terms, ledger, &head, &bytes)?;
-            let Some((serial, _)) = missing.first() else { break bytes };
+            let (missing, sha256) = self.check_complete(terms, ledger, &head, &bytes)?;
+            let Some((serial, _)) = missing.first() else {
+                break Product { bytes, sha256, place, entries: count(self.entries.len()) };
+            };
             if !restored.is_empty() {
                 return Err(Fault::Missing(*serial).into());
             }
@@ -298,14 +352,13 @@ impl Draft {
                 go_on()?;
                 let head = self.head(terms, signer, number, Some(base));
                 let told = self.since(ledger, base);
-                let (entries, count) = self.delta_entries(&told);
-                let bytes = signed(&head, std::iter::once(entries.as_slice()), signer, &Pool::default())?;
+                let (entries, len) = self.delta_entries(&told);
+                let (bytes, place) = signed(&head, std::iter::once(entries.as_slice()), signer, &Pool::default())?;
                 self.check_delta(terms, &head, &bytes, &told)?;
-                Some(Product::new(bytes, count))
+                Some(Product { sha256: sha256(&bytes), bytes, place, entries: count(len) })
             }
         };
         go_on()?;
-        let complete = Product::new(complete, self.entries.len());
         Ok(Made { number, complete, delta, entries: self.entries.clone(), restored })
     }
 
@@ -324,56 +377,76 @@ impl Draft {
         (out, count)
     }
 
-    /// Reads a complete list back and returns what is missing from it without an explanation.
+    /// Reads a complete list back and returns what is missing from it without an explanation, and its SHA-256.
     fn check_complete(
         &self,
         terms: &Terms,
         ledger: &Ledger,
         head: &Head<'_>,
         bytes: &[u8],
-    ) -> Result<Vec<(Serial, Revocation)>, BuildError> {
+    ) -> Result<(Missing, [u8; 32]), BuildError> {
         let list = List::read(bytes)?;
         check_head(&list, head, ledger)?;
-        // The two halves of the work take about the same time.
-        let (signature, entries) = thread::scope(|scope| {
+        // Each of the three goes once over the whole list, and they take about the same time.
+        let (signature, entries, digest) = thread::scope(|scope| {
             let signature = scope.spawn(|| check_signature(terms, &list));
+            let digest = scope.spawn(|| sha256(bytes));
             let entries = self.check_entries(ledger, &list);
-            (signature.join(), entries)
+            (signature.join(), entries, digest.join())
         });
         signature.unwrap_or(Err(VerifyError::Mismatch))?;
-        entries
+        Ok((entries?, digest.map_err(|_| VerifyError::Mismatch)?))
     }
 
-    /// Walks along the list, the list before it and the changes at once: all three are in order.
-    fn check_entries(&self, ledger: &Ledger, list: &List<'_>) -> Result<Vec<(Serial, Revocation)>, BuildError> {
+    /// Walks along the list, the list before it and the changes at once: all three are in order. What stands
+    /// there byte for byte as in the list before, which was read when it was made, is not read again.
+    fn check_entries(&self, ledger: &Ledger, list: &List<'_>) -> Result<Missing, BuildError> {
         let before = ledger.complete.as_deref().map(List::read).transpose()?;
         let mut before = before.as_ref().map(|list| Previous::new(list.entries()));
         let mut expected = self.expected.iter().peekable();
-        let (mut missing, mut last, mut count) = (Vec::new(), None, 0);
-        for entry in list.entries() {
-            let entry = entry?;
-            count += 1;
-            let Word::Revoked(said) = entry.word else {
-                return Err(Fault::Unasked(entry.serial).into());
-            };
-            if last.replace(entry.serial).is_some_and(|last| last >= entry.serial) {
-                return Err(Fault::Order(entry.serial).into());
+        let (mut missing, mut last, mut count) = (Vec::new(), Last::None, 0);
+        let mut entries = list.entries();
+        loop {
+            let same = before.as_mut().and_then(|before| before.same(&mut entries));
+            if let Some(raw) = same
+                && last.may_come_before(raw)?
+                && match expected.peek() {
+                    None => true,
+                    Some((next, _)) => read::serial(raw)? < *next,
+                }
+            {
+                count += 1;
+                last = Last::Same(raw);
+                continue;
             }
+            let (serial, said, raw) = match same {
+                Some(raw) => read::listed(raw).map(|(serial, said)| (serial, said, raw))?,
+                None => match entries.next().transpose()? {
+                    None => break,
+                    Some(read::Entry { serial, word: Word::Revoked(said), raw }) => (serial, said, raw),
+                    Some(entry) => return Err(Fault::Unasked(entry.serial).into()),
+                },
+            };
+            count += 1;
+            if last.serial()?.is_some_and(|last| last >= serial) {
+                return Err(Fault::Order(serial).into());
+            }
+            last = Last::Read(serial);
             let mut asked = false;
-            while let Some((serial, revocation)) = expected.next_if(|(serial, _)| *serial <= entry.serial) {
-                if *serial != entry.serial || *revocation != said {
-                    return Err(Fault::Absent(*serial).into());
+            while let Some((wanted, revocation)) = expected.next_if(|(wanted, _)| *wanted <= serial) {
+                if *wanted != serial || *revocation != said {
+                    return Err(Fault::Absent(*wanted).into());
                 }
                 asked = true;
             }
-            if let Some(before) = &mut before {
-                let known = before.pass(&entry, |gone| {
+            if let Some(before) = before.as_mut().filter(|_| same.is_none()) {
+                let known = before.pass(serial, said, raw, |gone| {
                     if !self.dropped.contains(&gone.0) {
                         missing.push(gone);
                     }
                 })?;
                 if !known && !asked {
-                    return Err(Fault::Unasked(entry.serial).into());
+                    return Err(Fault::Unasked(serial).into());
                 }
             }
         }
@@ -426,20 +499,29 @@ impl Draft {
     }
 
     /// What is to be committed, with the rows of both lists.
-    pub(super) fn revision(&self, made: &Made) -> Revision {
-        let row = |product: &Product, base, next_update| ListRow {
+    pub(super) fn revision(&self, terms: &Terms, ledger: &Ledger, made: &Made) -> Revision {
+        let row = |product: &Product, base, next_update, added| ListRow {
             number: made.number,
             base,
             this_update: self.this_update,
             next_update,
             regular: self.regular,
             sha256: product.sha256,
-            bytes: u64::try_from(product.bytes.len()).unwrap_or(u64::MAX),
+            bytes: count(product.bytes.len()),
             entries: product.entries,
+            added: count(added),
         };
-        let mut lists = vec![row(&made.complete, None, self.next_update)];
-        lists.extend(made.delta.as_ref().map(|delta| row(delta, self.base, self.delta_next_update)));
-        let oldest = self.base.unwrap_or(made.number);
+        let turnover = turnover(ledger, &made.entries);
+        let complete = &made.complete;
+        let (head, tail) = (complete.bytes.slice(..complete.place.start), complete.bytes.slice(complete.place.end..));
+        let added = head.len() + tail.len() + turnover.new.iter().map(|chunk| chunk.der.len()).sum::<usize>();
+        let mut lists = vec![NewList { row: row(complete, None, self.next_update, added), head, tail }];
+        lists.extend(made.delta.as_ref().map(|delta| NewList {
+            row: row(delta, self.base, self.delta_next_update, delta.bytes.len()),
+            head: delta.bytes.clone(),
+            tail: Bytes::new(),
+        }));
+        let oldest = self.oldest.unwrap_or(made.number);
         let told = self.told.iter().map(|(serial, released_at)| JournalRow {
             serial: *serial,
             number: made.number,
@@ -448,16 +530,51 @@ impl Draft {
         Revision {
             number: made.number,
             lists,
+            turnover,
             // Without a base there is nothing that a delta could later be compared with.
-            changes: told.filter(|row| row.number > oldest).collect(),
+            changes: told.filter(|row| self.deltas && row.number > oldest).collect(),
             oldest,
+            keep: match terms.config.history {
+                History::Valid => Keep::Window,
+                History::For(time) => Keep::Since(self.this_update - time),
+                History::All => Keep::All,
+            },
+            pruned: self.pruned,
         }
     }
 }
 
+/// Which chunks the list before has alone, and which the new one.
+fn turnover(ledger: &Ledger, entries: &Entries) -> Turnover {
+    let afresh = ledger.window.is_empty();
+    let none = Entries::default();
+    let before = if afresh { &none } else { &ledger.entries };
+    let new = entries.beyond(before).map(|run| NewChunk { sha256: sha256(&run.der), place: run.place, der: run.der });
+    let gone = before.beyond(entries).map(|run| sha256(&run.der));
+    Turnover { afresh, new: new.collect(), gone: gone.collect() }
+}
+
+fn count(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+/// Entries of the list before that are gone without an explanation.
+type Missing = Vec<(Serial, Revocation)>;
+
+/// What a revision is made for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Occasion {
+    /// Something changed.
+    Change,
+    /// A regular slot (CRL-51).
+    Regular,
+    /// Nothing will change any more (ETSI-07).
+    Last,
+}
+
 impl From<&ListRow> for Past {
     fn from(row: &ListRow) -> Self {
-        Self { number: row.number, this_update: row.this_update, bytes: row.bytes }
+        Self { number: row.number, this_update: row.this_update, bytes: row.added }
     }
 }
 
@@ -466,13 +583,9 @@ impl From<&ListRow> for Past {
 pub(super) struct Product {
     pub(super) bytes: Bytes,
     pub(super) sha256: [u8; 32],
+    /// Where its entries stand.
+    place: Range<usize>,
     pub(super) entries: u64,
-}
-
-impl Product {
-    fn new(bytes: Bytes, entries: usize) -> Self {
-        Self { sha256: sha256(&bytes), bytes, entries: u64::try_from(entries).unwrap_or(u64::MAX) }
-    }
 }
 
 /// Both lists of a revision.
@@ -491,12 +604,13 @@ fn signed<'a>(
     runs: impl Iterator<Item = &'a [u8]> + Clone,
     signer: &Signer,
     pool: &Pool,
-) -> Result<Bytes, BuildError> {
+) -> Result<(Bytes, Range<usize>), BuildError> {
     let mut buffer = pool.take();
-    let tbs = encode::lay(&mut buffer, head, runs);
-    let signature = signer.sign(buffer.get(tbs).unwrap_or_default())?;
+    let laid = encode::lay(&mut buffer, head, runs);
+    let signature = signer.sign(buffer.get(laid.tbs).unwrap_or_default())?;
     let whole = encode::seal(&mut buffer, head, &signature);
-    Ok(pool.serve(buffer, whole))
+    let place = laid.entries.start.saturating_sub(whole.start)..laid.entries.end.saturating_sub(whole.start);
+    Ok((pool.serve(buffer, whole), place))
 }
 
 /// Everything that the head says must be as asked, and after the list before (SEC-24).
@@ -506,7 +620,9 @@ fn check_head(list: &List<'_>, head: &Head<'_>, ledger: &Ledger) -> Result<(), B
         && list.authority_key == head.authority_key
         && (list.this_update, list.next_update) == (head.this_update, head.next_update)
         && (list.number, list.base) == (head.number, head.base)
-        && list.freshest == head.freshest.filter(|_| head.base.is_none());
+        && list.freshest == head.freshest.filter(|_| head.base.is_none())
+        && (list.distribution, list.ca_issuers) == (head.distribution, head.ca_issuers)
+        && (list.expired_since, list.next_publish) == (head.expired_since, head.next_publish);
     let advances =
         ledger.last.as_ref().is_none_or(|last| last.number < list.number && last.this_update < list.this_update);
     let base_is_older = list.base.is_none_or(|base| base < list.number);
@@ -515,6 +631,32 @@ fn check_head(list: &List<'_>, head: &Head<'_>, ledger: &Ledger) -> Result<(), B
 
 fn check_signature(terms: &Terms, list: &List<'_>) -> Result<(), VerifyError> {
     verify::signature(terms.issuer.certificate.spki(), list.algorithm, list.tbs, list.signature)
+}
+
+/// The entry before the present one.
+enum Last<'a> {
+    None,
+    Read(Serial),
+    /// Also in the list before, where all that followed upon it was in order.
+    Same(&'a [u8]),
+}
+
+impl Last<'_> {
+    fn serial(&self) -> Result<Option<Serial>, ReadError> {
+        match self {
+            Self::None => Ok(None),
+            Self::Read(serial) => Ok(Some(*serial)),
+            Self::Same(raw) => read::serial(raw).map(Some),
+        }
+    }
+
+    /// Whether it is in order that `next`, which is the same in the list before, comes next.
+    fn may_come_before(&self, next: &[u8]) -> Result<bool, ReadError> {
+        match self {
+            Self::Read(serial) => Ok(*serial < read::serial(next)?),
+            Self::None | Self::Same(_) => Ok(true),
+        }
+    }
 }
 
 /// The list before, read only where it differs from the new one.
@@ -529,20 +671,34 @@ impl<'a> Previous<'a> {
         Self { entries, next: None }
     }
 
-    /// Goes past everything up to `entry`, calling `gone` with what is not in the new list. Whether the
+    /// Goes past the next entry if it is also the next one of `list`.
+    fn same<'b>(&mut self, list: &mut read::Entries<'b>) -> Option<&'b [u8]>
+    where
+        'a: 'b,
+    {
+        if self.next.is_some() { None } else { list.pass_same(&mut self.entries) }
+    }
+
+    /// Goes past everything up to the entry, calling `gone` with what is not in the new list. Whether the
     /// very same entry stood here.
-    fn pass(&mut self, entry: &read::Entry<'_>, mut gone: impl FnMut((Serial, Revocation))) -> Result<bool, ReadError> {
+    fn pass(
+        &mut self,
+        serial: Serial,
+        said: Revocation,
+        raw: &[u8],
+        mut gone: impl FnMut((Serial, Revocation)),
+    ) -> Result<bool, ReadError> {
         loop {
-            if self.next.is_none() && self.entries.pass_over(entry.raw) {
+            if self.next.is_none() && self.entries.pass_over(raw) {
                 return Ok(true);
             }
             let Some(next) = self.peek()? else { return Ok(false) };
-            let step = match next.0.cmp(&entry.serial) {
+            let step = match next.0.cmp(&serial) {
                 std::cmp::Ordering::Less => {
                     gone(next);
                     ControlFlow::Continue(())
                 }
-                std::cmp::Ordering::Equal => ControlFlow::Break(Word::Revoked(next.1) == entry.word),
+                std::cmp::Ordering::Equal => ControlFlow::Break(next.1 == said),
                 std::cmp::Ordering::Greater => return Ok(false),
             };
             self.next = None;

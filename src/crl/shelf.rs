@@ -1,4 +1,4 @@
-//! What is served: the current lists from memory, those of the delta window from their files.
+//! What is served: the current lists from memory, those of the delta window from the state store.
 //!
 //! Goes in: what a publisher has committed. Comes out: whole lists with their validators, for any number
 //! of readers. It makes and judges nothing.
@@ -6,17 +6,13 @@
 //! Invariant: of each older list at most one copy is in memory, however many ask for it at once; beyond
 //! [`RECENT`] bytes none stays there unasked.
 
-use super::read::{List, ReadError};
-use crate::pki::{Time, hash::sha256};
-use crate::state::ListRow;
+use crate::pki::Time;
+use crate::state::{ListRow, Scope, State};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use thiserror::Error;
 use tokio::sync::Mutex;
 
 /// Bytes of older lists that stay in memory for the next who asks.
@@ -50,34 +46,15 @@ impl Published {
     }
 }
 
-/// Why a list cannot be had from its file.
-#[derive(Debug, Error)]
-pub(super) enum FileError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("its SHA-256 is another than when it was published")]
-    Changed,
-    #[error("{0}")]
-    Read(#[from] ReadError),
-}
-
-/// Reads a list that was committed. Blocks.
-pub(super) fn load(path: &Path, row: &ListRow) -> Result<Vec<u8>, FileError> {
-    let bytes = std::fs::read(path)?;
-    if sha256(&bytes) != row.sha256 {
-        return Err(FileError::Changed);
-    }
-    List::read(&bytes)?;
-    Ok(bytes)
-}
-
 /// What a publisher puts on its shelf, all at once.
 #[derive(Debug, Default)]
 pub(super) struct Stock {
     pub(super) complete: Option<Arc<Published>>,
     pub(super) delta: Option<Arc<Published>>,
     /// Complete lists that are served by number only.
-    pub(super) older: BTreeMap<u64, (ListRow, PathBuf)>,
+    pub(super) older: BTreeMap<u64, ListRow>,
+    /// Where those come from.
+    pub(super) store: Option<(State, Scope)>,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +84,7 @@ impl Copies {
 #[derive(Debug, Default)]
 pub struct Shelf {
     stock: ArcSwap<Stock>,
-    /// Locked while a file is read, so that a burst of requests reads it once.
+    /// Locked while one is read, so that a burst of requests reads it once.
     copies: Mutex<Copies>,
 }
 
@@ -131,28 +108,23 @@ impl Shelf {
     }
 
     /// The complete list with this number, if it is the current one or of the delta window (CRL-60). Reads
-    /// a file if it must, without holding up the caller's thread.
+    /// the state store if it must, without holding up the caller's thread.
     pub async fn numbered(&self, number: u64) -> Option<Arc<Published>> {
         let stock = self.stock.load_full();
         if let Some(current) = stock.complete.as_ref().filter(|complete| complete.number == number) {
             return Some(Arc::clone(current));
         }
-        let (row, path) = stock.older.get(&number)?;
+        let (row, (state, scope)) = (stock.older.get(&number)?, stock.store.as_ref()?);
         let mut copies = self.copies.lock().await;
         let copy = match copies.all.get(&number).and_then(Weak::upgrade) {
             Some(copy) => copy,
-            None => {
-                let (wanted, from) = (row.clone(), path.clone());
-                match tokio::task::spawn_blocking(move || load(&from, &wanted)).await {
-                    Ok(Ok(bytes)) => Arc::new(bytes),
-                    Ok(Err(error)) => {
-                        tracing::error!(number, path = %path.display(), %error, "an older CRL cannot be served");
-                        return None;
-                    }
-                    // The runtime is shutting down.
-                    Err(_) => return None,
+            None => match state.list_bytes(scope, row).await {
+                Ok(bytes) => Arc::new(bytes?),
+                Err(error) => {
+                    tracing::error!(number, %scope, %error, "an older CRL cannot be served");
+                    return None;
                 }
-            }
+            },
         };
         copies.keep(number, &copy);
         Some(Arc::new(Published::new(row, Bytes::from_owner(Shared(copy)))))

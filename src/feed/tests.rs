@@ -439,6 +439,7 @@ fn ago(seconds: i64) -> Time {
 
 fn row(status: Status, changed_at: Time, released_at: Option<Time>) -> Row {
     Row {
+        shard: None,
         issuer: "demo".to_owned(),
         serial: serial(1),
         not_before: ago(1_000 * HOUR),

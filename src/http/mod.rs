@@ -64,6 +64,8 @@ const GET_HEAD_POST: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 #[derive(Debug)]
 pub struct Files {
     shelf: Option<Arc<Shelf>>,
+    /// In order of their numbers, from 0.
+    shards: Vec<(Arc<Shelf>, Versions)>,
     certificate: Bytes,
     certificate_tag: String,
     max_age: Duration,
@@ -79,7 +81,13 @@ impl Files {
     pub fn new(shelf: Option<Arc<Shelf>>, certificate: Bytes, max_age: Duration) -> Self {
         let certificate_tag = quoted_hex(&sha256(&certificate));
         let [complete, delta, older] = std::array::from_fn(|_| Versions::default());
-        Self { shelf, certificate, certificate_tag, max_age, complete, delta, older }
+        Self { shelf, shards: Vec::new(), certificate, certificate_tag, max_age, complete, delta, older }
+    }
+
+    /// The same with the shards of the issuer's lists, in order of their numbers, from 0.
+    #[must_use]
+    pub fn with_shards(self, shards: Vec<Arc<Shelf>>) -> Self {
+        Self { shards: shards.into_iter().map(|shelf| (shelf, Versions::default())).collect(), ..self }
     }
 }
 
@@ -171,6 +179,10 @@ impl Site {
             (Route::Index, true) => plain(StatusCode::OK, self.index.clone()),
             (Route::Complete(issuer), true) => self.list(issuer, Document::Complete, &head.headers),
             (Route::Delta(issuer), true) => self.list(issuer, Document::Delta, &head.headers),
+            (Route::Shard(issuer, shard), true) => self.shard(issuer, shard, &head.headers),
+            (Route::ShardNumbered(issuer, shard, number), true) => {
+                self.shard_numbered(issuer, shard, number, &head.headers).await
+            }
             (Route::Numbered(issuer, number), true) => self.numbered(issuer, number, &head.headers).await,
             (Route::Certificate(issuer), true) => self.certificate(issuer, &head.headers),
         }
@@ -245,6 +257,23 @@ impl Site {
 
     async fn numbered(&self, issuer: &str, number: u64, request: &HeaderMap) -> Answer {
         let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
+        self.metrics.documents.count(Document::Numbered);
+        let Some(published) = shelf.numbered(number).await else { return not_found() };
+        self.published(request, &published, LONGEST_MAX_AGE, &files.older)
+    }
+
+    /// The current list of a shard.
+    fn shard(&self, issuer: &str, shard: usize, request: &HeaderMap) -> Answer {
+        let Some(files) = self.issuers.get(issuer) else { return not_found() };
+        let Some((shelf, versions)) = files.shards.get(shard) else { return not_found() };
+        self.metrics.documents.count(Document::Complete);
+        let Some(published) = shelf.complete() else { return not_yet() };
+        self.published(request, &published, files.max_age, versions)
+    }
+
+    async fn shard_numbered(&self, issuer: &str, shard: usize, number: u64, request: &HeaderMap) -> Answer {
+        let Some(files) = self.issuers.get(issuer) else { return not_found() };
+        let Some((shelf, _)) = files.shards.get(shard) else { return not_found() };
         self.metrics.documents.count(Document::Numbered);
         let Some(published) = shelf.numbered(number).await else { return not_found() };
         self.published(request, &published, LONGEST_MAX_AGE, &files.older)

@@ -7,6 +7,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use std::str::FromStr;
 
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +22,10 @@ pub(super) enum Route<'a> {
     Delta(&'a str),
     /// A complete CRL of an issuer by its number.
     Numbered(&'a str, u64),
+    /// The current CRL of one shard of an issuer.
+    Shard(&'a str, usize),
+    /// A CRL of one shard of an issuer by its number.
+    ShardNumbered(&'a str, usize, u64),
     /// The certificate of an issuer.
     Certificate(&'a str),
     /// Nothing of ours.
@@ -54,13 +59,21 @@ fn ocsp(rest: &str, is_issuer: impl Fn(&str) -> bool) -> Route<'_> {
 
 fn list(rest: &str) -> Option<Route<'_>> {
     let stem = rest.strip_suffix(".crl")?;
-    if let Some((issuer, number)) = stem.split_once('/') {
-        // One spelling a number: caches in front should see one address for it.
-        let canonical = !number.starts_with('0') && number.bytes().all(|digit| digit.is_ascii_digit());
-        return if canonical { Some(Route::Numbered(issuer, number.parse().ok()?)) } else { None };
+    if let Some((issuer, rest)) = stem.split_once('/') {
+        let Some(shard) = rest.strip_prefix("shard-") else { return Some(Route::Numbered(issuer, plain(rest)?)) };
+        return Some(match shard.split_once('/') {
+            None => Route::Shard(issuer, plain(shard)?),
+            Some((shard, number)) => Route::ShardNumbered(issuer, plain(shard)?, plain(number)?),
+        });
     }
     // Issuer names have no hyphen.
     Some(stem.strip_suffix("-delta").map_or(Route::Complete(stem), Route::Delta))
+}
+
+/// A number in its one spelling: caches in front should see one address for it.
+fn plain<T: FromStr>(number: &str) -> Option<T> {
+    let canonical = (number == "0" || !number.starts_with('0')) && number.bytes().all(|digit| digit.is_ascii_digit());
+    if canonical { number.parse().ok() } else { None }
 }
 
 /// Decodes the base64 tail of a `GET` (HTTP-05): `/`, `+` and `=` as they are or escaped, in either hex
@@ -125,6 +138,10 @@ mod tests {
             ("/crl/demo.crl", Route::Complete("demo")),
             ("/crl/demo-delta.crl", Route::Delta("demo")),
             ("/crl/demo/17.crl", Route::Numbered("demo", 17)),
+            ("/crl/demo/shard-0.crl", Route::Shard("demo", 0)),
+            ("/crl/demo/shard-31.crl", Route::Shard("demo", 31)),
+            ("/crl/demo/shard-031.crl", Route::Unknown),
+            ("/crl/demo/shard-3/17.crl", Route::ShardNumbered("demo", 3, 17)),
             ("/crl/demo/017.crl", Route::Unknown),
             ("/crl/demo/+17.crl", Route::Unknown),
             ("/crl/demo/.crl", Route::Unknown),

@@ -14,9 +14,9 @@ use crate::pki::{Serial, Status, Time};
 use arc_swap::{ArcSwap, Guard};
 use base::{Base, KeyedHash};
 use overlay::Overlay;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::sync::Notify;
 
 /// What is known of an issued certificate.
@@ -119,6 +119,8 @@ pub struct Index {
     as_of: AtomicI64,
     complete: AtomicBool,
     issued: AtomicU64,
+    /// The shards that the database names, if anybody asked for them to be kept.
+    shards: OnceLock<RwLock<HashMap<Serial, u32>>>,
 }
 
 const NEVER: i64 = i64::MIN;
@@ -150,6 +152,7 @@ impl Index {
             as_of: AtomicI64::new(NEVER),
             complete: AtomicBool::new(false),
             issued: AtomicU64::new(0),
+            shards: OnceLock::new(),
         }
     }
 
@@ -189,6 +192,31 @@ impl Index {
     #[must_use]
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
+    }
+
+    /// From now on the CRL shards that the database names are kept; about 40 bytes for each certificate.
+    pub fn keep_shards(&self) {
+        _ = self.shards.get_or_init(RwLock::default);
+    }
+
+    /// Notes the CRL shards that the database names, before the records are applied, if anybody asked for
+    /// it. A certificate's shard never changes (CRL-70): returns those for which it would.
+    pub fn assign(&self, shards: &[(Serial, u32)]) -> Vec<Serial> {
+        let Some(known) = self.shards.get() else { return Vec::new() };
+        let mut known = known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut moved = Vec::new();
+        for (serial, shard) in shards {
+            if known.entry(*serial).or_insert(*shard) != shard {
+                moved.push(*serial);
+            }
+        }
+        moved
+    }
+
+    /// The CRL shard of `serial`, if the database named one and it is kept.
+    #[must_use]
+    pub fn shard(&self, serial: &Serial) -> Option<u32> {
+        self.shards.get()?.read().unwrap_or_else(PoisonError::into_inner).get(serial).copied()
     }
 
     /// Makes a small batch visible at once. A record that says what is already known is passed over, so

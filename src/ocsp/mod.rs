@@ -369,7 +369,7 @@ impl Responder {
         let signature = job.key.signer.sign_in_turn(&template.to_be_signed(&data)).await.map_err(|error| {
             self.metrics.signature_failures.count(Purpose::Ocsp);
             match error {
-                SignError::Overloaded => Failure::TryLater,
+                SignError::Overloaded | SignError::Clock(_) => Failure::TryLater,
                 SignError::Failed => Failure::InternalError,
             }
         })?;

@@ -4,6 +4,7 @@
 //! does input or output, and nothing knows OCSP from a CRL.
 
 pub mod certificate;
+pub mod guard;
 pub mod hash;
 pub mod issuer;
 pub mod serial;
@@ -11,6 +12,7 @@ pub mod status;
 pub mod time;
 
 pub use certificate::Certificate;
+pub use guard::{ClockDoubt, ClockGuard};
 pub use hash::HashAlgorithm;
 pub use issuer::{Issuer, IssuerName};
 pub use serial::Serial;

@@ -7,8 +7,9 @@
 use crate::der::{self, tag};
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A moment, in seconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -192,9 +193,14 @@ impl Time {
         let of_year = (153 * from_march + 2) / 5 + day - 1;
         let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
         let days = era * 146_097 + of_era - 719_468;
-        let time = Self(days * DAY + hour * 3_600 + minute * 60 + second);
-        // 31 April becomes 1 May above; a date that changes on the way is no date.
-        (i64::from(time.civil().day) == day).then_some(time)
+        // 31 April would become 1 May above.
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let longest = match month {
+            2 => 28 + i64::from(leap),
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        (day <= longest).then(|| Self(days * DAY + hour * 3_600 + minute * 60 + second))
     }
 }
 
@@ -241,6 +247,9 @@ impl Sub<Duration> for Time {
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The present second.
     fn now(&self) -> Time;
+
+    /// Time since some moment of the past that stays the same; it goes on whatever is done to the wall clock.
+    fn monotonic(&self) -> Duration;
 }
 
 /// The machine's wall clock.
@@ -252,28 +261,49 @@ impl Clock for SystemClock {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Time::default() + since_epoch
     }
+
+    fn monotonic(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
+    }
 }
 
 /// A clock that stands still until it is set: for tests of what time does.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    /// Wall clock less monotonic clock.
+    offset: AtomicI64,
+}
 
 impl ManualClock {
     /// Starts at `now`.
     #[must_use]
     pub const fn new(now: Time) -> Self {
-        Self(AtomicI64::new(now.0))
+        Self { wall: AtomicI64::new(now.0), offset: AtomicI64::new(now.0) }
     }
 
-    /// Jumps to `now`.
+    /// Time goes on to `now`, for both clocks.
     pub fn set(&self, now: Time) {
-        self.0.store(now.0, Ordering::SeqCst);
+        self.wall.store(now.0, Ordering::SeqCst);
+    }
+
+    /// Somebody sets the wall clock to `now`; the monotonic clock stays where it is.
+    pub fn step(&self, now: Time) {
+        let before = self.wall.swap(now.0, Ordering::SeqCst);
+        self.offset.fetch_add(now.0.saturating_sub(before), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Time {
-        Time(self.0.load(Ordering::SeqCst))
+        Time(self.wall.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        // Far from zero, so that it can go back too, where a test sets both clocks back.
+        let elapsed = self.wall.load(Ordering::SeqCst) - self.offset.load(Ordering::SeqCst) + (1 << 40);
+        Duration::from_secs(u64::try_from(elapsed).unwrap_or(0))
     }
 }
 

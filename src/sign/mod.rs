@@ -20,7 +20,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-use crate::pki::Certificate;
+use crate::pki::{Certificate, ClockDoubt, ClockGuard};
 
 /// DER of the AlgorithmIdentifiers that signatures carry (ALG-11, ALG-14, ALG-16).
 mod algorithm {
@@ -47,6 +47,9 @@ pub enum SignError {
     /// The key refused.
     #[error("the key could not make a signature")]
     Failed,
+    /// Promise 13.
+    #[error("{0}")]
+    Clock(#[from] ClockDoubt),
 }
 
 enum Key {
@@ -59,6 +62,7 @@ enum Key {
 pub struct Signer {
     key: Key,
     random: SystemRandom,
+    guard: Option<Arc<ClockGuard>>,
     slow: bool,
     waiting: Semaphore,
     in_flight: Semaphore,
@@ -82,7 +86,14 @@ impl Signer {
             Key::Rsa(_) => true,
         };
         let (waiting, in_flight) = (Semaphore::new(IN_FLIGHT + WAITING), Semaphore::new(IN_FLIGHT));
-        Self { key, random: SystemRandom::new(), slow, waiting, in_flight }
+        Self { key, random: SystemRandom::new(), guard: None, slow, waiting, in_flight }
+    }
+
+    /// Signs only as long as `guard` believes the clock: what a signature covers is dated (promise 13).
+    #[must_use]
+    pub fn guarded(mut self, guard: Arc<ClockGuard>) -> Self {
+        self.guard = Some(guard);
+        self
     }
 
     /// DER of the AlgorithmIdentifier of the signatures.
@@ -104,8 +115,9 @@ impl Signer {
     /// Signs on this thread.
     ///
     /// # Errors
-    /// [`SignError::Failed`].
+    /// [`SignError::Failed`]; [`SignError::Clock`] if the clock cannot be believed.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard.check())?;
         match &self.key {
             Key::Ecdsa(key, _) => {
                 key.sign(&self.random, message).map(|made| made.as_ref().to_vec()).map_err(|_| SignError::Failed)

@@ -31,6 +31,8 @@ pub struct Row {
     pub changed_at: Time,
     /// When a hold was last lifted, if one ever was: the record without which no revocation is taken back.
     pub released_at: Option<Time>,
+    /// The CRL shard whose URL the certificate carries, where the database says it.
+    pub shard: Option<u32>,
     /// SHA-256 of the certificate; `None` while only its precertificate is known.
     pub sha256: Option<[u8; 32]>,
 }

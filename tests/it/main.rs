@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 
 mod cli;
+mod crash;
 mod crl;
 mod demo;
 mod fuzz;

@@ -228,6 +228,23 @@ key = {key}
 # 800 ms, for lists of more than 100,000 entries what four of them take to make.
 #debounce = \"200ms\"
 # max_delay = \"2s\"
+# Into how many lists the certificates are divided, for good: certificates carry the URL of their list.
+# No list should get more than 100,000 certificates. What the database's column says, or else a hash of the
+# serial number, decides; `jarchy crl shard SERIAL` tells the URL.
+# shards = 16
+#shard_by = \"hash\"
+#shard_url = \"{{public_url}}/crl/{{issuer}}/shard-{{n}}.crl\"
+# Whether the one list of all certificates is published beside the shards.
+#unsharded = false
+# For how long certificates that have ended stay listed: \"no\", a time such as \"3650d\", or \"forever\".
+#keep_expired = \"no\"
+# Which lists of the past can be had as a whole: \"valid\", those of a time such as \"30d\", or \"all\".
+#history = \"valid\"
+# Whether lists tell Windows when the next one comes, and where they say that the CA's certificate is.
+#next_publish = false
+# ca_issuers = \"http://status.example.org/ca/issuer.cer\"
+# The CA issues nothing any more: once all is over, a last list without an end (profiles etsi and national).
+#last = false
 ",
             key = quoted(key),
             interval = time(policy.crl_interval),
