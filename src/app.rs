@@ -12,10 +12,13 @@
 //! Invariant: nothing is said to be ready before the first load is done. Stopping goes from the outside
 //! in: unready, no new connections, answers under way finished, lists, feed, state (architecture: HTTP).
 
-use crate::config::{self, Config, OcspSigner, ShardBy};
-use crate::crl::{Part, Parts, Publisher, PublisherConfig, Share, Shelf};
+mod clock;
+mod lists;
+
+use crate::config::{self, Config, OcspSigner};
+use crate::crl::{Part, Shelf};
 use crate::feed::{Fed, Feed};
-use crate::health::{Component, Health};
+use crate::health::Health;
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
 use crate::http::{Files, Site};
@@ -26,15 +29,17 @@ use crate::ocsp::{
     Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Requestors, Responder,
     ResponderId, refresh,
 };
-use crate::pki::{Certificate, Clock, ClockDoubt, ClockGuard, Issuer, SystemClock};
+use crate::pki::{Certificate, Clock, ClockGuard, Issuer, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
 use crate::source::sqlite::SqliteSource;
-use crate::state::{Doubt, State, StateError};
+use crate::state::State;
 use crate::telemetry::Logs;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use clock::ClockWatch;
+use lists::{Desks, List, desk, obey};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeFrom;
@@ -45,10 +50,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long an HTTP cache may keep a list: short, because the next revocation makes a new one.
-const LIST_MAX_AGE: Duration = Duration::from_secs(60);
-/// How often it is looked whether the clock can be believed; signatures look for themselves.
-const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// How often it is looked whether the signers' certificates still have time.
 const SIGNER_CHECK: Duration = Duration::from_secs(60);
 /// How long before the last of them ends health says so.
@@ -115,14 +116,17 @@ pub async fn serve(
     // A database that is missing or somebody else's is better said now than waited for.
     open_registry(&config).await?.close().await;
     let mut issuers = Vec::new();
-    let mut publishers = Vec::new();
+    let (mut lists, mut desks) = (Vec::new(), Desks::new());
     for settings in &config.issuers {
         let (lasting, own) =
             lasting(settings, &config, &common).await.with_context(|| format!("issuer \"{}\"", settings.name))?;
+        if !own.is_empty() {
+            desks.insert(settings.name.clone(), desk(&settings.name, &own));
+        }
         issuers.push(lasting);
-        publishers.extend(own);
+        lists.extend(own);
     }
-    if !publishers.is_empty() {
+    if !lists.is_empty() {
         common.state.claim().await?;
     }
     let mut ids = 0..;
@@ -141,7 +145,9 @@ pub async fn serve(
     let mut outer_tasks = JoinSet::new();
     if let Some(listener) = operators {
         tracing::info!(address = %listener.local_addr()?, "health and metrics");
-        let admin = Admin::new(common.health.clone(), common.metrics.clone());
+        let (admin, wanted) = Admin::new(common.health.clone(), common.metrics.clone());
+        // Ends with the last sender, which the listener has.
+        tokio::spawn(obey(wanted, desks, Arc::clone(&common.clock), common.health.clone()));
         let (health, stop) = (common.health.clone(), inside.clone());
         outer_tasks.spawn(watched("admin", &common.health, async move {
             if let Err(error) = admin.run(listener, stop).await {
@@ -155,8 +161,8 @@ pub async fn serve(
     let refresher = refresh::run(responders, inside.clone());
     inner_tasks.spawn(watched("ocsp:refresher", &common.health, refresher));
     inner_tasks.spawn(watched("clock", &common.health, watch.run(inside.clone())));
-    for publisher in publishers {
-        inner_tasks.spawn(watched("crl", &common.health, publisher.run(inside.clone())));
+    for list in lists {
+        list.spawn(&mut inner_tasks, &common.health, &inside);
     }
 
     let address = server.address();
@@ -321,27 +327,22 @@ pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
 }
 
 /// The parts of an issuer that outlive a reload, and who makes its lists.
-async fn lasting(
-    settings: &config::Issuer,
-    config: &Config,
-    common: &Common,
-) -> anyhow::Result<(Lasting, Vec<Publisher>)> {
+async fn lasting(settings: &config::Issuer, config: &Config, common: &Common) -> anyhow::Result<(Lasting, Vec<List>)> {
     let certificate = read_certificate(&settings.certificate)?;
     let issuer = Issuer { name: settings.name.clone(), certificate };
     let index = Arc::new(Index::new());
-    let built = match &settings.crl {
-        Some(crl) => publishers(crl, &issuer, &index, config, common).await?,
+    let lists = match &settings.crl {
+        Some(crl) => lists::lists(crl, &issuer, &index, config, common).await?,
         None => Vec::new(),
     };
-    let (mut whole, mut shards, mut publishers) = (None, Vec::new(), Vec::new());
-    for (part, publisher, shelf) in built {
-        match part {
-            Part::Whole => whole = Some(shelf),
-            Part::Shard(_) => shards.push(shelf),
+    let (mut whole, mut shards) = (None, Vec::new());
+    for list in &lists {
+        match list.part {
+            Part::Whole => whole = Some(Arc::clone(&list.shelf)),
+            Part::Shard(_) => shards.push(Arc::clone(&list.shelf)),
         }
-        publishers.push(publisher);
     }
-    Ok((Lasting { issuer, index, shelf: whole, shards }, publishers))
+    Ok((Lasting { issuer, index, shelf: whole, shards }, lists))
 }
 
 /// What HTTP serves: everything that may change with the config.
@@ -364,10 +365,10 @@ fn assemble(
             None => authority,
         });
         let certificate = Bytes::copy_from_slice(issuer.certificate.der());
-        files.insert(
-            issuer.name.clone(),
-            Files::new(shelf.clone(), certificate, LIST_MAX_AGE).with_shards(shards.clone()),
-        );
+        let (max_age, interval) =
+            settings.crl.as_ref().map_or_else(Default::default, |crl| (crl.max_age, crl.interval));
+        let served = Files::new(shelf.clone(), certificate, max_age).published_every(interval);
+        files.insert(issuer.name.clone(), served.with_shards(shards.clone()));
     }
     let (clock, metrics) = (Arc::clone(&common.clock), common.metrics.clone());
     let cache_bytes = config.server.limits.ocsp_cache_mib.get().saturating_mul(1 << 20);
@@ -448,130 +449,6 @@ fn requestors(files: &[PathBuf]) -> anyhow::Result<Requestors> {
         trusted.extend(Certificate::all_from_file_bytes(&bytes).with_context(context)?);
     }
     Ok(Requestors::new(trusted))
-}
-
-/// One publisher for each list: one for all certificates, or one for each shard of them.
-async fn publishers(
-    crl: &config::Crl,
-    issuer: &Issuer,
-    index: &Arc<Index>,
-    config: &Config,
-    common: &Common,
-) -> anyhow::Result<Vec<(Part, Publisher, Arc<Shelf>)>> {
-    let defaults = PublisherConfig::default();
-    let settings = PublisherConfig {
-        interval: crl.interval,
-        lifetime: crl.lifetime,
-        delta_lifetime: crl.delta_lifetime,
-        delta_window: crl.delta_window,
-        max_staleness: config.database.max_staleness,
-        debounce: crl.debounce,
-        max_delay: crl.max_delay.unwrap_or(defaults.max_delay),
-        history_bytes: defaults.history_bytes,
-        history: crl.history,
-        public_url: config.server.public_url.clone(),
-        deltas: true,
-        shard_url: crl.shards.as_ref().map_or(defaults.shard_url, |shards| shards.url.clone()),
-        keep_expired: crl.keep_expired,
-        next_publish: crl.next_publish,
-        ca_issuers: crl.ca_issuers.clone(),
-        last: crl.last,
-    };
-    let (count, rule) = crl.shards.as_ref().map_or((0, ""), |shards| match shards.by {
-        ShardBy::Hash => (shards.count.get(), "hash"),
-        ShardBy::Database => (shards.count.get(), "database"),
-    });
-    common.state.divide(&issuer.name, count, rule).await?;
-    if crl.shards.as_ref().is_some_and(|shards| shards.by == ShardBy::Database) {
-        index.keep_shards();
-    }
-    let shares = crl.shards.as_ref().map_or_else(
-        || vec![Share::whole(Arc::clone(index))],
-        |shards| Share::divided(Arc::clone(index), shards.count, shards.unsharded),
-    );
-    let signer = Arc::new(Signer::from_file(&crl.key, &issuer.certificate)?.guarded(Arc::clone(&common.guard)));
-    let mut publishers = Vec::new();
-    for share in shares {
-        let (part, shelf) = (share.part(), Arc::new(Shelf::new()));
-        let parts = Parts {
-            issuer: issuer.clone(),
-            signer: Arc::clone(&signer),
-            share,
-            state: common.state.clone(),
-            clock: Arc::clone(&common.guard),
-            shelf: Arc::clone(&shelf),
-            outlets: Vec::new(),
-            health: common.health.clone(),
-            metrics: common.metrics.clone(),
-        };
-        // CRL-68: a list that is short and comes often needs no delta.
-        let settings = PublisherConfig { deltas: part == Part::Whole, ..settings.clone() };
-        publishers.push((part, Publisher::new(settings, parts)?, shelf));
-    }
-    Ok(publishers)
-}
-
-/// Tells of a clock that cannot be believed, and remembers it over a restart (promise 13).
-struct ClockWatch {
-    guard: Arc<ClockGuard>,
-    state: State,
-    health: Component,
-    /// What the state store knows.
-    noted: Option<Doubt>,
-}
-
-impl ClockWatch {
-    /// Tells the clock's guard what is known from before the start.
-    async fn begin(common: &Common) -> anyhow::Result<Self> {
-        let (guard, state) = (Arc::clone(&common.guard), common.state.clone());
-        let noted = state.clock_doubt().await?;
-        if let Some(Doubt { seen, expected }) = noted {
-            guard.suspect(ClockDoubt { seen, expected });
-        }
-        if let Some(latest) = state.latest().await? {
-            guard.expect(latest);
-        }
-        Ok(Self { guard, state, health: common.health.component("clock"), noted })
-    }
-
-    async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        loop {
-            if let Err(error) = self.look().await {
-                tracing::error!(%error, "what is known of the clock cannot be written down");
-            }
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep(CLOCK_CHECK) => {}
-            }
-        }
-    }
-
-    async fn look(&mut self) -> Result<(), StateError> {
-        if self.noted.is_some() && self.state.clock_doubt().await?.is_none() {
-            tracing::warn!(now = %self.guard.now(), "an operator says that the clock is right");
-            self.guard.confirm();
-            self.noted = None;
-        }
-        match self.guard.check() {
-            Ok(()) => {
-                self.health.ok();
-                if self.noted.take().is_some() {
-                    tracing::warn!("the clock is right again");
-                    self.state.set_clock_doubt(None).await?;
-                }
-            }
-            Err(doubt) => {
-                self.health.failed(doubt.to_string());
-                if self.noted.is_none() {
-                    tracing::error!("{doubt}");
-                    let noted = Doubt { seen: doubt.seen, expected: doubt.expected };
-                    self.state.set_clock_doubt(Some(noted)).await?;
-                    self.noted = Some(noted);
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 fn limits(server: &config::Server) -> server::Limits {

@@ -224,6 +224,11 @@ pub struct Crl {
     /// How long a change may wait at most; `None` for 800 ms up to 100 k entries, and what a list of more
     /// costs four times over.
     pub max_delay: Option<Duration>,
+    /// The longest max-age of a current list; whole seconds, at most an hour. Default: as for an OCSP answer
+    /// `good` under the issuer's profile.
+    pub max_age: Duration,
+    /// Where the lists go besides HTTP.
+    pub publish: Vec<Destination>,
     /// Into how many lists the certificates are divided; `None` for one list of them all.
     pub shards: Option<Shards>,
     /// What becomes of the entries of certificates that have ended. Default: they go, see promise 7.
@@ -249,6 +254,13 @@ pub struct Shards {
     pub url: String,
     /// Whether the complete unsharded list is published too.
     pub unsharded: bool,
+}
+
+/// `[[issuer.crl.publish]]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Destination {
+    /// A directory, which exists; it then holds `<issuer>.crl`, `<issuer>-delta.crl` and `<issuer>/<number>.crl`.
+    pub directory: PathBuf,
 }
 
 /// One fault in a config file, where it stands and how to mend it.
@@ -829,6 +841,8 @@ impl Check<'_> {
             delta_window: self.seconds(crl.delta_window, lifetime, 60 * SECOND, policy.crl_lifetime_limit),
             debounce: quiet,
             max_delay: wait,
+            max_age: self.seconds(crl.max_age, policy.max_age, Duration::ZERO, HOUR),
+            publish: self.destinations(crl.publish),
             shards,
             keep_expired,
             history,
@@ -836,6 +850,18 @@ impl Check<'_> {
             ca_issuers: crl.ca_issuers.map(Spanned::into_inner),
             last: crl.last.is_some_and(Spanned::into_inner),
         }
+    }
+
+    fn destinations(&mut self, written: Vec<file::Publish>) -> Vec<Destination> {
+        let mut destinations: Vec<Destination> = Vec::new();
+        for file::Publish { directory } in written {
+            let (span, path) = (directory.span(), self.path(directory.into_inner()));
+            if destinations.iter().any(|other| other.directory == path) {
+                self.at(span, format!("the lists go to {} already", path.display()), "leave one of the two out");
+            }
+            destinations.push(Destination { directory: path });
+        }
+        destinations
     }
 }
 

@@ -33,7 +33,7 @@
 //! | [`http`] | listeners, routes, validators; health and metrics for the operator | ocsp, crl |
 //! | [`config`] | `jarchy.toml` | crl, telemetry |
 //! | [`app`] | builds, connects, starts and stops all of it | everything but cli |
-//! | [`cli`] | one file for each command | app, config, registry, sign, ocsp, http, telemetry |
+//! | [`cli`] | one file for each command | app, config, registry, state, sign, ocsp, crl, http, telemetry |
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -235,6 +235,12 @@ struct ListLabel {
     list: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DestinationLabel {
+    issuer: String,
+    destination: String,
+}
+
 /// One of the two current lists of an issuer.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum List {
@@ -288,6 +294,19 @@ impl Crl {
     }
 }
 
+/// The figures of one place where an issuer's lists go. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// CRLNumber of the complete list that is there.
+    pub number: Gauge,
+    /// Seconds for which it has lacked a list; 0 while it has all.
+    pub lag: Gauge<f64, AtomicU64>,
+    /// Lists written there.
+    pub written: Counter,
+    /// Times that they could not be written.
+    pub failures: Counter,
+}
+
 /// The figures of the public listener. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Connections {
@@ -318,6 +337,10 @@ struct Families {
     last_build: Family<ListLabel, Seconds>,
     builds: Family<ListLabel, Counter>,
     crl_failures: Family<ListLabel, Counter>,
+    shown: Family<DestinationLabel, Gauge>,
+    lag: Family<DestinationLabel, Seconds>,
+    written: Family<DestinationLabel, Counter>,
+    write_failures: Family<DestinationLabel, Counter>,
     component: Family<ComponentLabel, Gauge>,
 }
 
@@ -435,6 +458,19 @@ impl Metrics {
         }
     }
 
+    /// The figures of the lists of `issuer` at `destination`, a directory of the config.
+    #[must_use]
+    pub fn destination(&self, issuer: &str, destination: &str) -> Destination {
+        let label = DestinationLabel { issuer: issuer.to_owned(), destination: destination.to_owned() };
+        let f = &self.families;
+        Destination {
+            number: f.shown.get_or_create_owned(&label),
+            lag: f.lag.get_or_create_owned(&label),
+            written: f.written.get_or_create_owned(&label),
+            failures: f.write_failures.get_or_create_owned(&label),
+        }
+    }
+
     /// Forgets all components, so that those which are gone are no longer shown.
     pub fn clear_components(&self) {
         self.families.component.clear();
@@ -474,6 +510,10 @@ impl Families {
             last_build: register(r, "crl_last_build_seconds", "How long the last build took"),
             builds: register(r, "crl_builds", "Builds that succeeded"),
             crl_failures: register(r, "crl_failures", "Builds that failed"),
+            shown: register(r, "crl_destination_number", "CRLNumber of the complete list at the destination"),
+            lag: register(r, "crl_destination_lag_seconds", "For how long the destination has lacked a list"),
+            written: register(r, "crl_destination_writes", "Lists written to the destination"),
+            write_failures: register(r, "crl_destination_failures", "Times that lists could not be written there"),
             component: register(r, "component_ready", "1 while the component can do its work"),
         }
     }

@@ -6,6 +6,7 @@
 pub mod add;
 mod client;
 pub mod config;
+pub mod crl;
 pub mod demo;
 pub mod healthcheck;
 pub mod hold;
@@ -51,6 +52,7 @@ enum Command {
     Release(OnRegistry<release::Release>),
     Status(OnRegistry<status::Status>),
     Query(query::Query),
+    Crl(crl::Crl),
     Healthcheck(healthcheck::Healthcheck),
     Config(config::ConfigCommand),
 }
@@ -118,6 +120,7 @@ impl Cli {
                 command.run(&registry, out).await?;
             }
             Command::Query(command) => return command.run(out).await,
+            Command::Crl(command) => return command.run(out).await,
             Command::Healthcheck(command) => command.run(out).await?,
             Command::Config(command) => command.run(out)?,
         }

@@ -141,6 +141,9 @@ pub(super) struct Crl {
     pub(super) delta_window: Setting<Duration>,
     pub(super) debounce: Setting<Duration>,
     pub(super) max_delay: Setting<Duration>,
+    pub(super) max_age: Setting<Duration>,
+    #[serde(default)]
+    pub(super) publish: Vec<Publish>,
     pub(super) shards: Setting<u32>,
     #[serde(default)]
     pub(super) shard_by: ShardBy,
@@ -153,4 +156,10 @@ pub(super) struct Crl {
     pub(super) next_publish: bool,
     pub(super) ca_issuers: Setting<String>,
     pub(super) last: Setting<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Publish {
+    pub(super) directory: Spanned<PathBuf>,
 }

@@ -5,6 +5,7 @@
 //! read as a config file, is the same config.
 
 use super::{Config, Crl, Issuer, OcspSigner};
+use crate::crl::{History, KeepExpired};
 use humantime_serde::re::humantime::format_duration;
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
@@ -169,11 +170,6 @@ impl Shown<'_> {
         self.setting(&place, "live_rate_per_client", plain(ocsp.live_rate_per_client), "default");
         self.setting(&place, "presign", quoted(ocsp.presign), "default");
         self.setting(&place, "presign_rate", plain(ocsp.presign_rate), "default");
-        self.setting(&place, "require_signed", plain(ocsp.requestors.is_some()), "default");
-        let trusted = ocsp.requestors.as_ref().map(|files| {
-            toml::Value::Array(files.iter().map(|file| file.display().to_string().into()).collect()).to_string()
-        });
-        self.setting(&place, "trusted_requestors", trusted, "default");
         let retention = ocsp.retention.map_or_else(|| quoted("forever"), time);
         self.setting(&place, "retention", retention, "default");
         self.setting(&place, "archive_cutoff", plain(ocsp.archive_cutoff), profile);
@@ -210,6 +206,33 @@ impl Shown<'_> {
         self.setting(&place, "delta_window", time(crl.delta_window), "the lifetime");
         self.setting(&place, "debounce", time(crl.debounce), "default");
         self.setting(&place, "max_delay", crl.max_delay.and_then(time), "default");
+        self.setting(&place, "max_age", time(crl.max_age), profile);
+        if let Some(shards) = &crl.shards {
+            self.setting(&place, "shards", plain(shards.count), "default");
+            self.setting(&place, "shard_by", quoted(shards.by), "default");
+            self.setting(&place, "shard_url", quoted(&shards.url), "default");
+            self.setting(&place, "unsharded", plain(shards.unsharded), "default");
+        }
+        let keep_expired = match crl.keep_expired {
+            KeepExpired::No => quoted("no"),
+            KeepExpired::For(kept) => time(kept),
+            KeepExpired::Forever => quoted("forever"),
+        };
+        self.setting(&place, "keep_expired", keep_expired, "default");
+        let history = match crl.history {
+            History::Valid => quoted("valid"),
+            History::For(kept) => time(kept),
+            History::All => quoted("all"),
+        };
+        self.setting(&place, "history", history, "default");
+        self.setting(&place, "next_publish", plain(crl.next_publish), "default");
+        self.setting(&place, "ca_issuers", crl.ca_issuers.as_ref().and_then(quoted), "default");
+        self.setting(&place, "last", plain(crl.last), "default");
+        for (number, to) in crl.publish.iter().enumerate() {
+            let place = [&place[..], &[Step::Name("publish"), Step::Nth(number)]].concat();
+            self.header("[[issuer.crl.publish]]");
+            self.setting(&place, "directory", path(&to.directory), "default");
+        }
     }
 }
 

@@ -105,6 +105,17 @@ fn every_setting_is_taken_over() {
     let times = [crl.interval, crl.lifetime, crl.delta_lifetime, crl.delta_window].map(|time| time.as_secs() / 60);
     assert_eq!(times, [30, 720, 90, 360]);
     assert_eq!((crl.debounce.as_millis(), crl.max_delay.unwrap().as_secs()), (100, 2));
+    assert_eq!(crl.max_age.as_secs(), 45);
+    let folder = config.file.parent().unwrap();
+    let places: Vec<&Path> = crl.publish.iter().map(|to| to.directory.as_path()).collect();
+    assert_eq!(places, [Path::new("/srv/www/crl"), &folder.join("copies")]);
+}
+
+#[test]
+fn lists_go_to_one_place_once() {
+    let publish = "[[issuer.crl.publish]]\ndirectory = \"www\"\n";
+    let shown = faults(&format!("{CA}[issuer.crl]\nkey = \"ca.key\"\n{publish}{publish}"));
+    assert!(shown.contains(":9:13: ") && shown.contains("/etc/jarchy/www already"), "{shown}");
 }
 
 #[test]

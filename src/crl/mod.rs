@@ -13,13 +13,17 @@
 //! lists and lists by reason (CRL-46, CRL-77); lists for CA or for user certificates alone (CRL-76), because
 //! no issuance database says which of the two a certificate is.
 
+mod demand;
 pub mod encode;
+pub mod foreign;
 pub mod plan;
+pub mod publish;
 pub mod read;
 mod revision;
 mod share;
 mod shelf;
 
+pub use demand::Demand;
 pub use revision::{BuildError, Fault};
 pub use share::{Part, Share, shard_of, shard_url};
 pub use shelf::{Published, Shelf};
@@ -27,7 +31,7 @@ pub use shelf::{Published, Shelf};
 use crate::health::{Component, Health};
 use crate::index::{Change, Record, View};
 use crate::metrics::{self, Metrics, Purpose};
-use crate::pki::{ClockDoubt, ClockGuard, Issuer, Revocation, Serial, Status, Time, hash::sha256};
+use crate::pki::{Certificate, ClockDoubt, ClockGuard, Issuer, Revocation, Serial, Status, Time, hash::sha256};
 use crate::sign::Signer;
 use crate::state::{Form, ListRow, Revision, Scope, Slot, State, StateError};
 use bytes::Bytes;
@@ -230,6 +234,7 @@ pub struct Publisher {
     state: State,
     clock: Arc<ClockGuard>,
     shelf: Arc<Shelf>,
+    demand: Arc<Demand>,
     outlets: Vec<Arc<dyn Outlet>>,
     health: Component,
     metrics: Metrics,
@@ -300,6 +305,7 @@ impl Publisher {
             state,
             clock,
             shelf,
+            demand: Arc::default(),
             outlets,
             metrics,
             pool: Pool::default(),
@@ -314,6 +320,12 @@ impl Publisher {
             failure: None,
             abandoned: Arc::default(),
         })
+    }
+
+    /// Where a list can be had at once.
+    #[must_use]
+    pub fn demand(&self) -> Arc<Demand> {
+        Arc::clone(&self.demand)
     }
 
     /// Publishes until `stop` says true or its sender is gone. A build that is under way then is abandoned.
@@ -340,6 +352,7 @@ impl Publisher {
                     if let Some(wait) = wait {
                         tokio::select! {
                             () = self.share.changed() => {}
+                            () = self.demand.woken() => {}
                             () = tokio::time::sleep(wait) => {}
                         }
                     }
@@ -391,13 +404,20 @@ impl Publisher {
                 self.revise(moment, occasion).await.map(|()| None)
             }
             (Step::Build { .. }, None) => Ok(Some(TICK)),
-            (Step::Wait(wait), _) => {
+            (Step::Wait(wait), moment) => {
                 if self.is_ahead() {
                     // Promise 13: an operator may have declared void what was made in the future.
                     tokio::time::sleep(PATIENCE).await;
                     self.resumed = self.state.last(&self.scope, Slot::Any).await? == self.ledger.last;
                 }
-                Ok(Some(wait))
+                match (self.demand.open(), moment) {
+                    (Some(asked), Some(moment)) if situation.may_be_made_after(asked, moment) => {
+                        self.clock.check()?;
+                        self.revise(moment, Occasion::Change).await.map(|()| None)
+                    }
+                    (Some(_), _) => Ok(Some(TICK)),
+                    (None, _) => Ok(Some(wait)),
+                }
             }
         }
     }
@@ -506,7 +526,7 @@ impl Publisher {
     async fn reopen(&mut self) -> Result<(), PublishError> {
         self.state.claim().await?;
         let ca = &self.terms.issuer.certificate;
-        self.state.begin_scope(&self.scope, &sha256(&[ca.subject(), ca.spki()].concat())).await?;
+        self.state.begin_scope(&self.scope, &ca_mark(ca)).await?;
         let rows = self.state.lists(&self.scope).await?;
         let last = self.state.last(&self.scope, Slot::Any).await?;
         let regular = self.state.last(&self.scope, Slot::Regular).await?;
@@ -638,6 +658,7 @@ impl Publisher {
         self.delta_metrics.entries.set(self.ledger.delta.as_ref().map_or(0, |delta| entries(delta.entries)));
         let older = older.iter().map(|row| (row.number, row.clone())).collect();
         self.shelf.put(Stock { complete, delta, older, store: Some((self.state.clone(), self.scope.clone())) });
+        self.demand.served(last.this_update, last.number);
     }
 
     fn alarm(&self) {
@@ -681,6 +702,12 @@ impl Publisher {
             },
         }
     }
+}
+
+/// By what the state store knows a CA again: SHA-256 of its name and key.
+#[must_use]
+pub fn ca_mark(ca: &Certificate) -> [u8; 32] {
+    sha256(&[ca.subject(), ca.spki()].concat())
 }
 
 /// Runs `work` where it may take its time.

@@ -68,6 +68,14 @@ pub struct Situation {
     pub lacking: bool,
 }
 
+impl Situation {
+    /// Whether a list dated `moment` may be made for somebody who wished for one at `asked`.
+    #[must_use]
+    pub fn may_be_made_after(&self, asked: Time, moment: Time) -> bool {
+        !self.stale && moment > asked && self.last < Some(moment)
+    }
+}
+
 /// What to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -112,6 +120,12 @@ fn slot_before(moment: Time, interval: Duration) -> Time {
 #[must_use]
 pub fn slot_after(moment: Time, interval: Duration) -> Time {
     slot_before(moment, interval) + interval.max(Duration::from_secs(1))
+}
+
+/// How long it is from `now` to the next regular slot; never zero.
+#[must_use]
+pub fn until_slot(now: Time, interval: Duration) -> Duration {
+    slot_after(now, interval).since(now)
 }
 
 /// When a list dated `this_update` ends: after `lifetime`, but no earlier than the list before it

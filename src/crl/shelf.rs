@@ -10,10 +10,10 @@ use crate::pki::Time;
 use crate::state::{ListRow, Scope, State};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Weak};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 /// Bytes of older lists that stay in memory for the next who asks.
 const RECENT: usize = 16 << 20;
@@ -86,6 +86,7 @@ pub struct Shelf {
     stock: ArcSwap<Stock>,
     /// Locked while one is read, so that a burst of requests reads it once.
     copies: Mutex<Copies>,
+    changes: watch::Sender<()>,
 }
 
 impl Shelf {
@@ -130,8 +131,20 @@ impl Shelf {
         Some(Arc::new(Published::new(row, Bytes::from_owner(Shared(copy)))))
     }
 
+    /// The numbers of all complete lists on it.
+    pub(super) fn numbers(&self) -> BTreeSet<u64> {
+        let stock = self.stock.load();
+        stock.older.keys().copied().chain(stock.complete.as_ref().map(|complete| complete.number)).collect()
+    }
+
+    /// Tells whenever something new is put on it.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     pub(super) fn put(&self, stock: Stock) {
         self.stock.store(Arc::new(stock));
+        self.changes.send_replace(());
     }
 
     /// Puts one list on it, for the tests of whoever serves it.

@@ -1,13 +1,15 @@
 //! The operator's listener: health and metrics, on loopback unless the config says otherwise.
 //!
 //! Goes in: what components said of themselves and what was counted. Comes out: `/health/live` and
-//! `/health/ready` (200 or 503, JSON), `/metrics` (OpenMetrics text). Nothing here changes anything.
+//! `/health/ready` (200 or 503, JSON), `/metrics` (OpenMetrics text). Nothing here changes anything: what
+//! an operator wants done, as by `POST /crl/now/<issuer>`, leaves as a [`Command`] for whoever built the
+//! parts, and is taken only from this machine and from no browser's page.
 //! It runs on the general runtime, so that a flood on the public listener does not hide how we are.
 
 use super::server::told;
 use crate::health::{Health, Report};
 use crate::metrics::{self, Metrics};
-use crate::pki::{Clock, SystemClock, Time};
+use crate::pki::{Clock, IssuerName, SystemClock, Time};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,11 +21,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// Operators and their monitoring open few connections.
 const CONNECTIONS: usize = 64;
@@ -34,6 +36,38 @@ const LIFETIME: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long connections may go on after the stop.
 const STOP_TIME: Duration = Duration::from_secs(1);
+/// Commands that may wait to be taken up.
+const COMMANDS: usize = 16;
+
+/// What an operator wants done.
+#[derive(Debug)]
+pub enum Command {
+    /// New lists of an issuer, whatever their schedule says.
+    PublishNow {
+        /// Which one.
+        issuer: IssuerName,
+        /// The numbers of the lists once they are served, or why there are none.
+        reply: oneshot::Sender<Result<Vec<ServedList>, Refused>>,
+    },
+}
+
+/// A list that was made on demand and is served.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServedList {
+    /// The scope that it covers, as the state store calls it.
+    pub scope: String,
+    /// CRLNumber.
+    pub number: u64,
+}
+
+/// Why a command is not obeyed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// There is no such issuer, or it has no CRLs.
+    Unknown,
+    /// Not in time; with the reason as far as it is known.
+    Late(String),
+}
 
 type Answer = Response<Full<Bytes>>;
 
@@ -42,13 +76,15 @@ type Answer = Response<Full<Bytes>>;
 pub struct Admin {
     health: Health,
     metrics: Metrics,
+    commands: mpsc::Sender<Command>,
 }
 
 impl Admin {
-    /// Tells of `health` and `metrics`.
+    /// Tells of `health` and `metrics`; what operators want done comes out of the channel.
     #[must_use]
-    pub const fn new(health: Health, metrics: Metrics) -> Self {
-        Self { health, metrics }
+    pub fn new(health: Health, metrics: Metrics) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, wanted) = mpsc::channel(COMMANDS);
+        (Self { health, metrics, commands }, wanted)
     }
 
     /// Serves on `listener` until `stop` becomes true or its sender is gone.
@@ -63,7 +99,7 @@ impl Admin {
             tokio::select! {
                 () = told(&mut stop) => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => self.open(stream, &places, &graceful),
+                    Ok((stream, peer)) => self.open(stream, peer, &places, &graceful),
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             }
@@ -74,12 +110,12 @@ impl Admin {
         Ok(())
     }
 
-    fn open(&self, stream: TcpStream, places: &Arc<Semaphore>, graceful: &GracefulShutdown) {
+    fn open(&self, stream: TcpStream, peer: SocketAddr, places: &Arc<Semaphore>, graceful: &GracefulShutdown) {
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
         let admin = self.clone();
         let service = service_fn(move |request| {
-            let answer = admin.answer(&request);
-            async { Ok::<_, Infallible>(answer) }
+            let admin = admin.clone();
+            async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -94,7 +130,10 @@ impl Admin {
         });
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Answer {
+    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Answer {
+        if let Some(issuer) = request.uri().path().strip_prefix("/crl/now/") {
+            return self.publish_now(issuer, request, peer).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are allowed here.\n");
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -104,8 +143,45 @@ impl Admin {
             "/health/live" => self.health("live", "dead", self.health.live()),
             "/health/ready" => self.health("ready", "not ready", self.health.ready()),
             "/metrics" => self.metrics(),
-            "/" => text(StatusCode::OK, "/health/live\n/health/ready\n/metrics\n"),
+            "/" => text(StatusCode::OK, "/health/live\n/health/ready\n/metrics\nPOST /crl/now/<issuer>\n"),
             _ => text(StatusCode::NOT_FOUND, "There is nothing here. What is served stands at /.\n"),
+        }
+    }
+
+    /// `POST /crl/now/<issuer>`: has lists made, and answers once they are served.
+    async fn publish_now(&self, issuer: &str, request: &Request<Incoming>, peer: SocketAddr) -> Answer {
+        if *request.method() != Method::POST {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "This is a command: use POST.\n");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            return answer;
+        }
+        // A page that a browser on this machine shows must not be able to command us.
+        if !peer.ip().to_canonical().is_loopback() || request.headers().contains_key(header::ORIGIN) {
+            return text(StatusCode::FORBIDDEN, "Commands are taken only from this machine, and not from browsers.\n");
+        }
+        let unknown = || text(StatusCode::NOT_FOUND, "There is no issuer of this name that publishes CRLs.\n");
+        let Ok(issuer) = issuer.parse() else { return unknown() };
+        let (reply, done) = oneshot::channel();
+        let stopping = || text(StatusCode::SERVICE_UNAVAILABLE, "The service is stopping.\n");
+        if self.commands.send(Command::PublishNow { issuer, reply }).await.is_err() {
+            return stopping();
+        }
+        match done.await {
+            Ok(Ok(lists)) => {
+                let lists: Vec<_> = lists
+                    .into_iter()
+                    .map(|list| serde_json::json!({ "scope": list.scope, "number": list.number }))
+                    .collect();
+                let body = serde_json::json!({ "lists": lists });
+                answer(StatusCode::OK, HeaderValue::from_static("application/json"), format!("{body}\n"))
+            }
+            Ok(Err(Refused::Unknown)) => unknown(),
+            Ok(Err(Refused::Late(reason))) => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+                format!("{reason}\n"),
+            ),
+            Err(_) => stopping(),
         }
     }
 
@@ -180,10 +256,19 @@ mod tests {
         let [listener] = super::super::server::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().try_into().unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let admin = Admin::new(health, metrics);
+        let (admin, mut commands) = Admin::new(health, metrics);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(admin.run(listener, stopped))
+            runtime.block_on(async {
+                tokio::spawn(async move {
+                    while let Some(Command::PublishNow { issuer, reply }) = commands.recv().await {
+                        let list = ServedList { scope: issuer.to_string(), number: 7 };
+                        let known = issuer.as_str() == "demo";
+                        reply.send(if known { Ok(vec![list]) } else { Err(Refused::Unknown) }).unwrap();
+                    }
+                });
+                admin.run(listener, stopped).await
+            })
         });
         let starting = ask(address, "GET /health/ready");
         assert!(starting.starts_with("HTTP/1.0 503 "), "{starting}");
@@ -205,6 +290,20 @@ mod tests {
         );
         assert!(ask(address, "POST /metrics").starts_with("HTTP/1.0 405 "));
         assert!(ask(address, "GET /health").starts_with("HTTP/1.0 404 "));
+        let made = ask(address, "POST /crl/now/demo");
+        assert!(
+            made.starts_with("HTTP/1.0 200 ") && made.contains(r#"{"lists":[{"number":7,"scope":"demo"}]}"#),
+            "{made}"
+        );
+        for (request, status) in [
+            ("GET /crl/now/demo", 405),
+            ("POST /crl/now/other", 404),
+            ("POST /crl/now/..%2f", 404),
+            ("POST /crl/now/demo HTTP/1.0\r\nOrigin: http://evil.example\r\nX: y", 403),
+        ] {
+            let said = ask(address, request);
+            assert!(said.starts_with(&format!("HTTP/1.0 {status} ")), "{request}: {said}");
+        }
         stop.send(true).unwrap();
         thread.join().unwrap().unwrap();
     }

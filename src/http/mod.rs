@@ -13,6 +13,7 @@
 //! | `io`, `framing` | one client's socket: time-outs, and framing that leaves no doubt |
 //! | `path` | raw path → route, base64 tail → request |
 //! | `body` | bodies, read with a limit and sent without a copy |
+//! | `range`, `pem` | parts of a list, and lists as text |
 //! | `admin` | health and metrics, on a listener of their own |
 
 pub mod admin;
@@ -20,11 +21,13 @@ mod body;
 mod framing;
 mod io;
 mod path;
+mod pem;
+mod range;
 pub mod server;
 #[cfg(test)]
 mod tests;
 
-use crate::crl::{Published, Shelf};
+use crate::crl::{Published, Shelf, plan};
 use crate::metrics::{Cut, Document, Method as CountedMethod, Metrics, Outcome};
 use crate::ocsp::response::Failure;
 use crate::ocsp::{Caching, Client, Reply, Responder};
@@ -37,9 +40,11 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use path::Route;
+use range::Asked;
 use server::Limits;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -54,8 +59,11 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 const OCSP_RESPONSE: HeaderValue = HeaderValue::from_static("application/ocsp-response");
 const PKIX_CRL: HeaderValue = HeaderValue::from_static("application/pkix-crl");
 const PKIX_CERT: HeaderValue = HeaderValue::from_static("application/pkix-cert");
+/// PEM has no registered type; this one makes browsers save it.
+const PEM: HeaderValue = HeaderValue::from_static("application/x-pem-file");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GET_HEAD: HeaderValue = HeaderValue::from_static("GET, HEAD");
 const GET_HEAD_POST: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
@@ -69,9 +77,12 @@ pub struct Files {
     certificate: Bytes,
     certificate_tag: String,
     max_age: Duration,
+    interval: Duration,
     complete: Versions,
     delta: Versions,
     older: Versions,
+    complete_pem: pem::Copy,
+    delta_pem: pem::Copy,
 }
 
 impl Files {
@@ -81,7 +92,26 @@ impl Files {
     pub fn new(shelf: Option<Arc<Shelf>>, certificate: Bytes, max_age: Duration) -> Self {
         let certificate_tag = quoted_hex(&sha256(&certificate));
         let [complete, delta, older] = std::array::from_fn(|_| Versions::default());
-        Self { shelf, shards: Vec::new(), certificate, certificate_tag, max_age, complete, delta, older }
+        Self {
+            shelf,
+            shards: Vec::new(),
+            certificate,
+            certificate_tag,
+            max_age,
+            interval: LONGEST_MAX_AGE,
+            complete,
+            delta,
+            older,
+            complete_pem: pem::Copy::default(),
+            delta_pem: pem::Copy::default(),
+        }
+    }
+
+    /// A new list comes at least this often, at the regular slots: no cache keeps a current one past the next.
+    #[must_use]
+    pub const fn published_every(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
     }
 
     /// The same with the shards of the issuer's lists, in order of their numbers, from 0.
@@ -177,14 +207,16 @@ impl Site {
             (Route::Unknown, _) => not_found(),
             (_, false) => not_allowed(GET_HEAD),
             (Route::Index, true) => plain(StatusCode::OK, self.index.clone()),
-            (Route::Complete(issuer), true) => self.list(issuer, Document::Complete, &head.headers),
-            (Route::Delta(issuer), true) => self.list(issuer, Document::Delta, &head.headers),
-            (Route::Shard(issuer, shard), true) => self.shard(issuer, shard, &head.headers),
+            (Route::Complete(issuer), true) => self.list(issuer, Document::Complete, &head),
+            (Route::Delta(issuer), true) => self.list(issuer, Document::Delta, &head),
+            (Route::CompletePem(issuer), true) => self.list_pem(issuer, Document::Complete, &head).await,
+            (Route::DeltaPem(issuer), true) => self.list_pem(issuer, Document::Delta, &head).await,
+            (Route::Numbered(issuer, number), true) => self.numbered(issuer, number, &head).await,
+            (Route::Certificate(issuer), true) => self.certificate(issuer, &head),
+            (Route::Shard(issuer, shard), true) => self.shard(issuer, shard, &head),
             (Route::ShardNumbered(issuer, shard, number), true) => {
-                self.shard_numbered(issuer, shard, number, &head.headers).await
+                self.shard_numbered(issuer, shard, number, &head).await
             }
-            (Route::Numbered(issuer, number), true) => self.numbered(issuer, number, &head.headers).await,
-            (Route::Certificate(issuer), true) => self.certificate(issuer, &head.headers),
         }
     }
 
@@ -244,7 +276,7 @@ impl Site {
     }
 
     /// A current list.
-    fn list(&self, issuer: &str, document: Document, request: &HeaderMap) -> Answer {
+    fn list(&self, issuer: &str, document: Document, request: &Parts) -> Answer {
         let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
         self.metrics.documents.count(document);
         let (published, versions) = match document {
@@ -252,40 +284,69 @@ impl Site {
             _ => (shelf.complete(), &files.complete),
         };
         let Some(published) = published else { return not_yet() };
-        self.published(request, &published, files.max_age, versions)
+        let body = |part| Payload::list(published.bytes.slice(part), published.number, versions);
+        let tag = &published.etag;
+        self.published(request, &published, tag, self.max_age(files), (published.bytes.len(), body), PKIX_CRL)
     }
 
-    async fn numbered(&self, issuer: &str, number: u64, request: &HeaderMap) -> Answer {
+    /// A current list as PEM. Its entity tag is another, because its octets are.
+    async fn list_pem(&self, issuer: &str, document: Document, request: &Parts) -> Answer {
+        let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
+        self.metrics.documents.count(document);
+        let (published, copy, versions) = match document {
+            Document::Delta => (shelf.delta(), &files.delta_pem, &files.delta),
+            _ => (shelf.complete(), &files.complete_pem, &files.complete),
+        };
+        let Some(published) = published else { return not_yet() };
+        let Some(text) = copy.of(&published).await else { return not_yet() };
+        let body = |part| Payload::list(text.slice(part), published.number, versions);
+        let tag = format!("{}-pem\"", published.etag.trim_end_matches('"'));
+        self.published(request, &published, &tag, self.max_age(files), (text.len(), body), PEM)
+    }
+
+    async fn numbered(&self, issuer: &str, number: u64, request: &Parts) -> Answer {
         let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
         self.metrics.documents.count(Document::Numbered);
         let Some(published) = shelf.numbered(number).await else { return not_found() };
-        self.published(request, &published, LONGEST_MAX_AGE, &files.older)
+        let body = |part| Payload::list(published.bytes.slice(part), number, &files.older);
+        let tag = &published.etag;
+        self.published(request, &published, tag, LONGEST_MAX_AGE, (published.bytes.len(), body), PKIX_CRL)
     }
 
     /// The current list of a shard.
-    fn shard(&self, issuer: &str, shard: usize, request: &HeaderMap) -> Answer {
+    fn shard(&self, issuer: &str, shard: usize, request: &Parts) -> Answer {
         let Some(files) = self.issuers.get(issuer) else { return not_found() };
         let Some((shelf, versions)) = files.shards.get(shard) else { return not_found() };
         self.metrics.documents.count(Document::Complete);
         let Some(published) = shelf.complete() else { return not_yet() };
-        self.published(request, &published, files.max_age, versions)
+        let body = |part| Payload::list(published.bytes.slice(part), published.number, versions);
+        let tag = &published.etag;
+        self.published(request, &published, tag, self.max_age(files), (published.bytes.len(), body), PKIX_CRL)
     }
 
-    async fn shard_numbered(&self, issuer: &str, shard: usize, number: u64, request: &HeaderMap) -> Answer {
+    async fn shard_numbered(&self, issuer: &str, shard: usize, number: u64, request: &Parts) -> Answer {
         let Some(files) = self.issuers.get(issuer) else { return not_found() };
         let Some((shelf, _)) = files.shards.get(shard) else { return not_found() };
         self.metrics.documents.count(Document::Numbered);
         let Some(published) = shelf.numbered(number).await else { return not_found() };
-        self.published(request, &published, LONGEST_MAX_AGE, &files.older)
+        let body = |part| Payload::list(published.bytes.slice(part), number, &files.older);
+        let tag = &published.etag;
+        self.published(request, &published, tag, LONGEST_MAX_AGE, (published.bytes.len(), body), PKIX_CRL)
     }
 
-    fn certificate(&self, issuer: &str, request: &HeaderMap) -> Answer {
+    fn certificate(&self, issuer: &str, request: &Parts) -> Answer {
         let Some(files) = self.issuers.get(issuer) else { return not_found() };
         self.metrics.documents.count(Document::Certificate);
         let validators = Validators { tag: &files.certificate_tag, modified: None, is_only_version: false };
-        let mut answer = validators.answer(Some(request), || files.certificate.clone().into(), PKIX_CERT);
+        let body = |part| files.certificate.slice(part).into();
+        let mut answer = validators.file(request, files.certificate.len(), body, PKIX_CERT);
         set(&mut answer, header::CACHE_CONTROL, cache_control(LONGEST_MAX_AGE));
         answer
+    }
+
+    /// How long a cache may keep a current list: no longer than to the next publication that is known of.
+    fn max_age(&self, files: &Files) -> Duration {
+        files.max_age.min(plan::until_slot(self.clock.now(), files.interval))
     }
 
     fn shelf(&self, issuer: &str) -> Option<(&Files, &Shelf)> {
@@ -293,17 +354,27 @@ impl Site {
         Some((files, files.shelf.as_deref()?))
     }
 
-    fn published(&self, request: &HeaderMap, list: &Published, max_age: Duration, versions: &Versions) -> Answer {
+    /// `file` is its length and how its parts are sent.
+    fn published(
+        &self,
+        request: &Parts,
+        list: &Published,
+        tag: &str,
+        max_age: Duration,
+        (len, body): (usize, impl FnOnce(Range<usize>) -> Payload),
+        content_type: HeaderValue,
+    ) -> Answer {
         let now = self.clock.now();
         let max_age = max_age.min(LONGEST_MAX_AGE).min(list.next_update.since(now));
         // A number is at least the second in which it was given, which is at least thisUpdate: the list
         // whose number equals its thisUpdate is the first of that second, and the current one the last.
         let is_only_version = i64::try_from(list.number) == Ok(list.this_update.unix());
-        let validators = Validators { tag: &list.etag, modified: Some(list.this_update), is_only_version };
-        let body = || Payload::list(list.bytes.clone(), list.number, versions);
-        let mut answer = validators.answer(Some(request), body, PKIX_CRL);
-        set(&mut answer, header::EXPIRES, http_date(now + max_age));
-        set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
+        let validators = Validators { tag, modified: Some(list.this_update), is_only_version };
+        let mut answer = validators.file(request, len, body, content_type);
+        if answer.status() != StatusCode::RANGE_NOT_SATISFIABLE && answer.status() != StatusCode::PRECONDITION_FAILED {
+            set(&mut answer, header::EXPIRES, http_date(now + max_age));
+            set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
+        }
         answer
     }
 }
@@ -335,6 +406,61 @@ impl Validators<'_> {
             set(&mut answer, header::LAST_MODIFIED, http_date(modified));
         }
         answer
+    }
+
+    /// A file of `len` octets, or the part of it that is asked for (RFC 9110 13.2.2 has the order).
+    fn file(
+        &self,
+        request: &Parts,
+        len: usize,
+        body: impl FnOnce(Range<usize>) -> Payload,
+        content_type: HeaderValue,
+    ) -> Answer {
+        let headers = &request.headers;
+        if !self.is_wanted(headers) {
+            return refusal(StatusCode::PRECONDITION_FAILED, "There is another version of this file now.\n");
+        }
+        // Only GET has ranges (RFC 9110 14.2), and who asks for a part of an older version gets all of the new one.
+        let may_be_partial = request.method == Method::GET && !self.is_known(headers) && self.is_continued(headers);
+        let part = if may_be_partial { range::asked(headers, len) } else { Asked::Whole };
+        let mut answer = match part.clone() {
+            Asked::Whole => self.answer(Some(headers), || body(0..len), content_type),
+            Asked::Part(part) => self.answer(Some(headers), || body(part), content_type),
+            Asked::Beyond => refusal(StatusCode::RANGE_NOT_SATISFIABLE, "The file ends before this range.\n"),
+        };
+        let said = match part {
+            Asked::Whole => {
+                set(&mut answer, header::ACCEPT_RANGES, BYTES);
+                return answer;
+            }
+            Asked::Part(part) => {
+                *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+                format!("bytes {}-{}/{len}", part.start, part.end.saturating_sub(1))
+            }
+            Asked::Beyond => format!("bytes */{len}"),
+        };
+        set(&mut answer, header::CONTENT_RANGE, value(said.as_bytes()));
+        answer
+    }
+
+    /// If-Match and If-Unmodified-Since (RFC 9110 13.1.1, 13.1.4): by strong comparison, and a date only
+    /// where it is later than ours or the same.
+    fn is_wanted(&self, request: &HeaderMap) -> bool {
+        if request.contains_key(header::IF_MATCH) {
+            let tags = request.get_all(header::IF_MATCH).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
+            return tags.map(<[u8]>::trim_ascii).any(|tag| tag == b"*" || tag == self.tag.as_bytes());
+        }
+        let since = request.get(header::IF_UNMODIFIED_SINCE).and_then(|date| Time::from_http_date(date.as_bytes()));
+        since.is_none_or(|since| self.modified.is_none_or(|modified| modified <= since))
+    }
+
+    /// If-Range (RFC 9110 13.1.5): whether what a client has part of is this version, by strong comparison.
+    fn is_continued(&self, request: &HeaderMap) -> bool {
+        request.get(header::IF_RANGE).is_none_or(|condition| {
+            let condition = condition.as_bytes();
+            let date = || self.is_only_version && self.modified.is_some_and(|at| at.http_date() == condition);
+            condition == self.tag.as_bytes() || date()
+        })
     }
 
     /// RFC 9110 13.2.2: If-None-Match rules, and If-Modified-Since counts only without it. A date is
@@ -453,6 +579,7 @@ fn index(issuers: &BTreeMap<IssuerName, Files>) -> String {
         _ = write!(text, "\n{name}\n  OCSP            /ocsp/{name}\n");
         if files.shelf.is_some() {
             _ = write!(text, "  CRL             /crl/{name}.crl\n  delta CRL       /crl/{name}-delta.crl\n");
+            _ = writeln!(text, "  the same, PEM   /crl/{name}.crl.pem, /crl/{name}-delta.crl.pem");
         }
         _ = writeln!(text, "  CA certificate  /ca/{name}.cer");
     }

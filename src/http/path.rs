@@ -20,6 +20,10 @@ pub(super) enum Route<'a> {
     Complete(&'a str),
     /// The current delta CRL of an issuer.
     Delta(&'a str),
+    /// The current complete CRL of an issuer, as PEM.
+    CompletePem(&'a str),
+    /// The current delta CRL of an issuer, as PEM.
+    DeltaPem(&'a str),
     /// A complete CRL of an issuer by its number.
     Numbered(&'a str, u64),
     /// The current CRL of one shard of an issuer.
@@ -58,6 +62,9 @@ fn ocsp(rest: &str, is_issuer: impl Fn(&str) -> bool) -> Route<'_> {
 }
 
 fn list(rest: &str) -> Option<Route<'_>> {
+    if let Some(stem) = rest.strip_suffix(".crl.pem") {
+        return Some(stem.strip_suffix("-delta").map_or(Route::CompletePem(stem), Route::DeltaPem));
+    }
     let stem = rest.strip_suffix(".crl")?;
     if let Some((issuer, rest)) = stem.split_once('/') {
         let Some(shard) = rest.strip_prefix("shard-") else { return Some(Route::Numbered(issuer, plain(rest)?)) };

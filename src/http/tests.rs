@@ -47,12 +47,14 @@ struct Running {
 }
 
 fn start(limits: Limits) -> Running {
+    start_with(Files::new(None, Bytes::from_static(CERTIFICATE), Duration::from_secs(30)), limits)
+}
+
+/// `files` are those of `demo`, and get a shelf.
+fn start_with(files: Files, limits: Limits) -> Running {
     let (metrics, health, shelf) = (Metrics::new(), Health::new(), Arc::new(Shelf::default()));
     let issuers = BTreeMap::from([
-        (
-            "demo".parse().unwrap(),
-            Files::new(Some(Arc::clone(&shelf)), Bytes::from_static(CERTIFICATE), Duration::from_secs(30)),
-        ),
+        ("demo".parse().unwrap(), Files { shelf: Some(Arc::clone(&shelf)), ..files }),
         ("bare".parse().unwrap(), Files::new(None, Bytes::from_static(b"other"), Duration::from_secs(30))),
     ]);
     let clock = Arc::new(ManualClock::new(Time::from_unix(NOW)));
@@ -603,6 +605,97 @@ fn crl_92_lists_are_served_with_validators_and_short_lives() {
     assert!(running.metrics.documents.get(Document::Complete) > 2);
     let certificate = client.ask(get("/ca/demo.cer"));
     assert_eq!((certificate.header("content-type"), &*certificate.body), ("application/pkix-cert", CERTIFICATE));
+}
+
+#[test]
+fn crl_92_a_part_of_a_list_is_sent_to_whom_it_continues() {
+    let running = start(Limits::default());
+    let bytes: Vec<u8> = (0..600_000_u32).map(|n| n.to_be_bytes()[3] ^ n.to_be_bytes()[2]).collect();
+    let whole = Published { bytes: Bytes::from(bytes.clone()), ..list(600_000, 0) };
+    let tag = whole.etag.clone();
+    running.shelf.put_complete(whole);
+    let mut client = Client::connect(running.address);
+    let mut ask = |method: &str, headers: &str| {
+        let sent = client.send(format!("{method} /crl/demo.crl HTTP/1.1\r\n{headers}\r\n\r\n"));
+        if method == "HEAD" { sent.head() } else { sent.answer() }
+    };
+    let date = String::from_utf8(Time::from_unix(NOW - 40).http_date().to_vec()).unwrap();
+    assert_eq!(ask("GET", "X: y").header("accept-ranges"), "bytes");
+    for (range, octets) in [("0-9", 0..10), ("599000-", 599_000..600_000), ("-300000", 300_000..600_000)] {
+        for condition in [String::new(), format!("\r\nIf-Range: {tag}"), format!("\r\nIf-Range: {date}")] {
+            let answer = ask("GET", &format!("Range: bytes={range}{condition}"));
+            assert_eq!((answer.status, answer.header("etag")), (206, &*tag), "{range}{condition}");
+            let said = format!("bytes {}-{}/600000", octets.start, octets.end - 1);
+            assert_eq!(answer.header("content-range"), said);
+            assert!(answer.body == bytes[octets.clone()] && answer.header("cache-control").starts_with("max-age=20,"));
+        }
+    }
+    let beyond = ask("GET", "Range: bytes=600000-");
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, "bytes */600000"));
+    assert_eq!(beyond.header("cache-control"), "no-store");
+    // Who has part of another version gets all of this one; weak tags prove nothing.
+    for condition in ["\"x\"", &format!("W/{tag}"), "Sun, 06 Nov 1994 08:49:37 GMT", "yesterday"] {
+        let answer = ask("GET", &format!("Range: bytes=0-9\r\nIf-Range: {condition}"));
+        assert_eq!((answer.status, answer.body.len()), (200, 600_000), "{condition}");
+    }
+    assert_eq!(ask("GET", "Range: bytes=0-9, 20-29").status, 200);
+    assert_eq!(ask("GET", &format!("Range: bytes=0-9\r\nIf-None-Match: {tag}")).status, 304);
+    let head = ask("HEAD", "Range: bytes=0-9");
+    assert_eq!((head.status, head.header("content-length")), (200, "600000"));
+    for (condition, status) in [
+        (format!("If-Match: {tag}"), 200),
+        ("If-Match: *".to_owned(), 200),
+        (format!("If-Match: \"x\", {tag}"), 200),
+        ("If-Match: \"x\"".to_owned(), 412),
+        (format!("If-Match: W/{tag}"), 412),
+        (format!("If-Unmodified-Since: {date}"), 200),
+        ("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT".to_owned(), 412),
+        (format!("If-Match: {tag}\r\nIf-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT"), 200),
+    ] {
+        assert_eq!(ask("GET", &condition).status, status, "{condition}");
+    }
+}
+
+#[test]
+fn lists_are_served_as_pem_too_under_a_tag_of_their_own() {
+    let running = start(Limits::default());
+    let mut client = Client::connect(running.address);
+    assert_eq!(client.ask(get("/crl/demo.crl.pem")).status, 503);
+    for octets in [500, 500_000] {
+        running.shelf.put_complete(list(octets, 0));
+        let (der, pem) = (client.ask(get("/crl/demo.crl")), client.ask(get("/crl/demo.crl.pem")));
+        assert_eq!((pem.status, pem.header("content-type")), (200, "application/x-pem-file"));
+        assert_eq!(pem.header("etag"), format!("{}-pem\"", der.header("etag").trim_end_matches('"')));
+        let text = String::from_utf8(pem.body.clone()).unwrap();
+        let inner = text.strip_prefix("-----BEGIN X509 CRL-----\n").unwrap();
+        let inner = inner.strip_suffix("-----END X509 CRL-----\n").unwrap().replace('\n', "");
+        assert_eq!(STANDARD.decode(inner).unwrap(), der.body);
+        for name in ["last-modified", "cache-control", "expires"] {
+            assert_eq!(pem.header(name), der.header(name));
+        }
+        conditions(&mut client, "/crl/demo.crl.pem", &pem, true);
+    }
+    assert_eq!(client.ask(get("/crl/demo-delta.crl.pem")).status, 503);
+    for path in ["/crl/other.crl.pem", "/crl/bare.crl.pem", "/crl/demo/1.crl.pem", "/crl/demo.pem"] {
+        assert_eq!(client.ask(get(path)).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn crl_92_no_cache_keeps_a_list_past_the_next_regular_one() {
+    // NOW is 100 s after a multiple of 1,000.
+    for (interval, kept) in [(1_000, 900), (110, 110 - NOW % 110)] {
+        let files = Files::new(None, Bytes::new(), Duration::from_secs(3_600));
+        let running = start_with(files.published_every(Duration::from_secs(interval)), Limits::default());
+        let long = Published { next_update: Time::from_unix(NOW + 100_000), ..list(10, 0) };
+        running.shelf.put_complete(long);
+        let answer = Client::connect(running.address).ask(get("/crl/demo.crl"));
+        assert!(
+            answer.header("cache-control").starts_with(&format!("max-age={kept},")),
+            "{}",
+            answer.header("cache-control")
+        );
+    }
 }
 
 #[test]

@@ -37,6 +37,9 @@ pub struct Serial {
 }
 
 impl Serial {
+    /// The number zero.
+    pub const ZERO: Self = Self { len: 1, octets: [0; MAX_OCTETS] };
+
     /// Takes the content octets of an INTEGER, sign octet included.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 mod cli;
 mod crash;
 mod crl;
+mod crl_commands;
 mod demo;
 mod fuzz;
 mod harness;
@@ -15,6 +16,8 @@ mod issuers;
 mod layers;
 mod ocsp;
 mod ocsp_table;
+mod publish;
 mod reload;
 mod shutdown;
 mod signed;
+mod validators;

@@ -204,14 +204,14 @@ certificate = {certificate}
             invalidity_date = policy.invalidity_date,
         )?;
         match &self.ca_key {
-            Some(key) => Self::crl(f, key, profile),
+            Some(key) => self.crl(f, key, profile),
             None => f.write_str(
                 "# Without the CA's key there are no CRLs. Where it is at hand:\n# [issuer.crl]\n# key = \"ca.key\"\n",
             ),
         }
     }
 
-    fn crl(f: &mut fmt::Formatter<'_>, key: &str, profile: Profile) -> fmt::Result {
+    fn crl(&self, f: &mut fmt::Formatter<'_>, key: &str, profile: Profile) -> fmt::Result {
         let policy = profile.policy();
         write!(
             f,
@@ -245,7 +245,15 @@ key = {key}
 # ca_issuers = \"http://status.example.org/ca/issuer.cer\"
 # The CA issues nothing any more: once all is over, a last list without an end (profiles etsi and national).
 #last = false
+# For how long caches may keep the current lists, at most to the next regular one.
+#max_age = {max_age}
+# Where the lists go besides HTTP, once for each place: a directory then holds {name}.crl, {name}-delta.crl
+# and {name}/<number>.crl.
+# [[issuer.crl.publish]]
+# directory = \"/srv/www/crl\"
 ",
+            name = self.issuer,
+            max_age = time(policy.max_age),
             key = quoted(key),
             interval = time(policy.crl_interval),
             lifetime = time(policy.crl_lifetime),
