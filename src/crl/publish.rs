@@ -23,7 +23,8 @@ use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -33,6 +34,10 @@ const BACK_OFF: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// How often lag and health are told while something is amiss.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether what was written is still there.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long a publisher that starts waits to see what is there: its lists go to others too.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Prefix of files that are being written; web servers do not show names with a dot.
 const TEMPORARY: &str = ".jarchy-";
 
@@ -270,7 +275,12 @@ impl Outlet for Directory {
     }
 
     fn highest(&self, _: &Scope) -> io::Result<Option<u64>> {
-        let highest = Self::highest(self).map_err(io::Error::other)?;
+        let (here, (sender, done)) = (self.clone(), mpsc::channel());
+        // A thread of its own, as for writing.
+        let look = move || drop(sender.send(Self::highest(&here)));
+        thread::Builder::new().name("publish".to_owned()).spawn(look)?;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time");
+        let highest = done.recv_timeout(ANSWER_TIME).map_err(late)?.map_err(io::Error::other)?;
         // A number beyond 64 bits is above all of ours.
         Ok(highest.map(|number| number.as_u64().unwrap_or(u64::MAX)))
     }
@@ -312,7 +322,7 @@ async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
 ) -> Result<T, DirectoryError> {
     let (sender, done) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("publish".to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name("publish".to_owned()).spawn(move || {
         // Nobody waits any more when the process ends.
         _ = sender.send(work());
     });
@@ -369,8 +379,8 @@ impl Mirror {
                     standing = Standing { shown: shown.or(standing.shown), ..Standing::default() };
                     back_off = BACK_OFF;
                     self.report(&standing);
-                    // The shelf lives as long as this does.
-                    _ = changes.changed().await;
+                    // The shelf lives as long as this does; the directory may lose files to others.
+                    _ = tokio::time::timeout(LOOK, changes.changed()).await;
                 }
                 Err(error) => {
                     if standing.trouble.is_none() {

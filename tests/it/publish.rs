@@ -138,6 +138,20 @@ fn promise_8_a_directory_that_is_away_holds_up_neither_http_nor_another_and_is_f
 }
 
 #[test]
+fn promise_8_a_directory_that_hangs_holds_up_nothing_not_even_the_end() {
+    let house = House::new(&["hung", "www"]);
+    let (hung, www) = (house.folder("hung"), house.folder("www"));
+    fs::create_dir(&hung).unwrap();
+    fs::create_dir(&www).unwrap();
+    // Who opens it waits until somebody writes, which nobody does.
+    run("mkfifo", &[text(&hung.join("demo.crl"))]).ok("mkfifo");
+    let server = house.start();
+    house.revoke("good");
+    wait_until("the other directory", || is_in_step(&house, &server, &www));
+    server.stop();
+}
+
+#[test]
 fn sec_24_what_is_not_our_list_is_left_alone_and_said() {
     let house = House::new(&["www"]);
     let www = house.folder("www");
