@@ -806,42 +806,42 @@ fn compare(
     released: &BTreeSet<Serial>,
 ) -> Result<Found, ReadError> {
     let prune_key = |record: &Record| record.not_after.max(record.since);
-    let is_over = |record: &Record| cutoff.is_some_and(|cutoff| prune_key(record) < cutoff);
-    let mut revoked: Vec<(Serial, Revocation, Record)> = Vec::new();
+    let is_over = |prune_key: Time| cutoff.is_some_and(|cutoff| prune_key < cutoff);
+    // Without the rest of the records: a start with a million of them should not need their memory twice.
+    let mut revoked: Vec<(Serial, Revocation, Time)> = Vec::new();
     view.for_each_revoked(|serial, record| {
         if let Status::Revoked(revocation) = record.status
             && ours(&serial)
         {
-            revoked.push((serial, revocation, record));
+            revoked.push((serial, revocation, prune_key(&record)));
         }
     });
     revoked.sort_unstable_by_key(|(serial, ..)| *serial);
     let Some(last) = &ledger.complete else {
-        let listed = revoked.iter().filter(|(_, _, record)| !is_over(record));
-        let entries =
-            Entries::from_sorted(listed.map(|(serial, revocation, record)| (serial, revocation, prune_key(record))));
+        let listed = revoked.iter().filter(|(_, _, prune_key)| !is_over(*prune_key));
+        let entries = Entries::from_sorted(listed.map(|(serial, said, prune_key)| (serial, said, *prune_key)));
         let pending = taken.into_iter().filter(|(serial, change)| view.get(serial) != Some(change.record));
         return Ok(Found { entries, pending: pending.collect(), kept: BTreeSet::new() });
     };
 
     let mut keys: Vec<Time> = Vec::new();
     let (mut pending, mut kept) = (BTreeMap::new(), BTreeSet::new());
-    let unlisted = |serial: Serial, record: Record, pending: &mut BTreeMap<Serial, Change>| {
-        if !is_over(&record) {
-            pending.insert(serial, Change { record, released: false });
-        }
+    let tell = |serial: Serial, pending: &mut BTreeMap<Serial, Change>| {
+        pending.extend(view.get(&serial).map(|record| (serial, Change { record, released: false })));
     };
     let mut revoked = revoked.into_iter().peekable();
     for entry in List::read(last)?.entries() {
         let entry = entry?;
         let (serial, Word::Revoked(said)) = (entry.serial, entry.word) else { continue };
-        while let Some((serial, _, record)) = revoked.next_if(|(known, ..)| *known < serial) {
-            unlisted(serial, record, &mut pending);
+        while let Some((serial, _, prune_key)) = revoked.next_if(|(known, ..)| *known < serial) {
+            if !is_over(prune_key) {
+                tell(serial, &mut pending);
+            }
         }
-        if let Some((_, revocation, record)) = revoked.next_if(|(known, ..)| *known == serial) {
-            keys.push(prune_key(&record));
+        if let Some((_, revocation, prune_key)) = revoked.next_if(|(known, ..)| *known == serial) {
+            keys.push(prune_key);
             if revocation != said {
-                pending.insert(serial, Change { record, released: false });
+                tell(serial, &mut pending);
             }
             continue;
         }
@@ -860,8 +860,8 @@ fn compare(
             kept.insert(serial);
         }
     }
-    for (serial, _, record) in revoked {
-        unlisted(serial, record, &mut pending);
+    for (serial, ..) in revoked.filter(|(_, _, prune_key)| !is_over(*prune_key)) {
+        tell(serial, &mut pending);
     }
     // What came in between is newer than the view, or a release that no list shows.
     let news = taken.into_iter().filter(|(serial, change)| change.released || view.get(serial) != Some(change.record));
