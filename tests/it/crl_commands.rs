@@ -52,7 +52,9 @@ fn lists_are_shown_from_a_file_a_url_and_the_state_store() {
     assert_eq!(by_url["reasons"]["keyCompromise"].as_u64().map(|count| count > 1), Some(true), "{by_url:#}");
     let of_delta = json(&jarchy(&["crl", "show", text(&delta), "--json", "--entries"]).ok("show delta"));
     assert_eq!(of_delta["entries"].as_array().unwrap().len(), 2, "{of_delta:#}");
-    assert_eq!(of_delta["base"], json(&jarchy(&["crl", "show", text(&first), "--json"]))["number"]);
+    let number = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
+    let of_first = json(&jarchy(&["crl", "show", text(&first), "--json"]).ok("show first"));
+    assert!(number(&of_delta["base"]) <= number(&of_first["number"]), "{of_delta:#}");
     let serial = demo.serial("good");
     contains(&jarchy(&["crl", "show", text(&second), "--serial", &serial]).out, "keyCompromise at").unwrap();
     contains(&jarchy(&["crl", "show", text(&first), "--serial", &serial]).out, "is not listed").unwrap();
@@ -134,7 +136,8 @@ fn diff_shows_what_came_and_went_and_history_and_get_bring_back_what_was() {
     let number = oldest["number"].to_string();
     let got = demo.scratch("got.crl");
     demo.operator(&["crl", "get", "demo", "--number", &number, "-o", text(&got)]).ok("get");
-    assert_eq!(fs::read(&got).unwrap(), fs::read(&first).unwrap());
+    let served = fetch(&demo, &format!("/crl/demo/{number}.crl"), "served.crl");
+    assert_eq!(fs::read(&got).unwrap(), fs::read(served).unwrap());
     let at = history[0]["this_update"].as_str().unwrap();
     demo.operator(&["crl", "get", "demo", "--at", at, "--pem", "-o", text(&got)]).ok("get --at");
     let shown = openssl(&["crl", "-in", text(&got), "-noout", "-crlnumber"]).ok("crl").out;
