@@ -62,10 +62,13 @@ impl Ca {
     }
 
     fn list(&self, entries: &Entries, buffer: &mut Vec<u8>) -> std::ops::Range<usize> {
-        let head = self.head();
-        let laid = lay(buffer, &head, entries.runs());
+        self.list_with(&self.head(), entries, buffer)
+    }
+
+    fn list_with(&self, head: &Head<'_>, entries: &Entries, buffer: &mut Vec<u8>) -> std::ops::Range<usize> {
+        let laid = lay(buffer, head, entries.runs());
         let signature = self.signer.sign(&buffer[laid.tbs]).unwrap();
-        seal(buffer, &head, &signature)
+        seal(buffer, head, &signature)
     }
 }
 
@@ -253,6 +256,28 @@ fn one_more_served(c: &mut Criterion) {
     group.finish();
 }
 
+/// A delta of so many changes, whatever the size of the complete list: built, read back and verified.
+fn delta(c: &mut Criterion) {
+    let ca = Ca::new();
+    let mut group = c.benchmark_group("crl/delta");
+    for size in [100, 1_000, 10_000] {
+        let serials = random_serials(size);
+        let entries = Entries::from_sorted(serials.iter().map(|serial| (serial, &REVOCATION, Time::MAX)));
+        let head = Head { base: Some(1_795_327_100), freshest: None, ..ca.head() };
+        let mut buffer = Vec::new();
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| {
+                let range = ca.list_with(&head, black_box(&entries), &mut buffer);
+                let list = List::read(&buffer[range]).unwrap();
+                let signed = verify::signature(ca.certificate.spki(), list.algorithm, list.tbs, list.signature);
+                signed.unwrap();
+                list.entries().map(|entry| entry.unwrap().serial).max()
+            });
+        });
+    }
+    group.finish();
+}
+
 fn edit(c: &mut Criterion) {
     let mut group = c.benchmark_group("crl/one-more");
     for size in SIZES {
@@ -300,5 +325,5 @@ fn recorded(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, one_more_served, complete, edit, recorded);
+criterion_group!(benches, one_more_served, complete, delta, edit, recorded);
 criterion_main!(benches);
