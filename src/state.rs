@@ -1,6 +1,6 @@
 //! The durable store: what this node must still know after a crash, an upgrade or the loss of the database.
 //!
-//! Goes in: revocations that were answered or listed, feed positions, and what becomes of each CRL scope:
+//! Goes in: revocations that were answered or listed, and what becomes of each CRL scope:
 //! numbers, lists, and the journal of changes that deltas are made from. Comes out: the same after a
 //! restart. It is one SQLite file. It knows nothing of ASN.1 or of when a list is due.
 //!
@@ -49,7 +49,6 @@ const KIND: Kind = Kind {
             serial BLOB NOT NULL,
             PRIMARY KEY (issuer, serial)
         ) STRICT, WITHOUT ROWID;
-        CREATE TABLE positions (source TEXT PRIMARY KEY, position BLOB NOT NULL) STRICT, WITHOUT ROWID;
         -- ca: SHA-256 of name and key, so that another CA under the same scope is noticed.
         -- reserved: the highest CRL number that was ever given out.
         CREATE TABLE scopes (scope TEXT PRIMARY KEY, ca BLOB NOT NULL, reserved INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -520,24 +519,6 @@ impl State {
         let rows = sqlx::query("SELECT serial FROM releases WHERE issuer = ?").bind(issuer.as_str());
         let rows = rows.fetch_all(&self.0.pool).await.map_err(self.sql())?;
         rows.iter().map(|row| self.serial("releases", row)).collect()
-    }
-
-    /// Where the feed from `source` has read to.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub async fn position(&self, source: &str) -> Result<Option<Vec<u8>>, StateError> {
-        let query = sqlx::query_scalar("SELECT position FROM positions WHERE source = ?").bind(source);
-        query.fetch_optional(&self.0.pool).await.map_err(self.sql())
-    }
-
-    /// Remembers where the feed from `source` has read to.
-    ///
-    /// # Errors
-    /// If it could not be written.
-    pub async fn set_position(&self, source: &str, position: &[u8]) -> Result<(), StateError> {
-        let query = sqlx::query("INSERT OR REPLACE INTO positions VALUES (?, ?)").bind(source).bind(position);
-        query.execute(&self.0.pool).await.map(drop).map_err(self.sql())
     }
 
     /// Makes this process the only one that publishes from this store, until it ends or drops the store.
@@ -1244,17 +1225,6 @@ mod tests {
         state.record(&store.issuer, &[(serial(1), Some(hold))]).await.unwrap();
         assert_eq!(state.released(&store.issuer).await.unwrap(), BTreeSet::from([serial(3)]));
         assert_eq!(state.revocations(&store.issuer).await.unwrap().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn positions_are_remembered_by_source() {
-        let store = Store::new();
-        let state = store.open().await;
-        assert_eq!(state.position("a").await.unwrap(), None);
-        state.set_position("a", b"17").await.unwrap();
-        state.set_position("a", b"18").await.unwrap();
-        assert_eq!(state.position("a").await.unwrap().as_deref(), Some(&b"18"[..]));
-        assert_eq!(state.position("b").await.unwrap(), None);
     }
 
     #[tokio::test]
