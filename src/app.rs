@@ -17,7 +17,7 @@ mod lists;
 
 use crate::config::{self, Config, OcspSigner};
 use crate::crl::{Part, Shelf};
-use crate::feed::{Fed, Feed};
+use crate::feed::{Fed, Feed, Parts};
 use crate::health::Health;
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
@@ -258,7 +258,8 @@ fn watched(
 fn feed(config: &Config, issuers: &[Lasting], common: &Common) -> Feed<SqliteSource> {
     let fed = config.issuers.iter().zip(issuers).map(|(settings, lasting)| {
         let reasons = settings.profile.policy().reasons;
-        let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes: settings.ocsp.cert_hash };
+        let (hashes, parts) = (settings.ocsp.cert_hash, Parts::Shards);
+        let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes, parts };
         (settings.name.clone(), fed)
     });
     Feed::new(

@@ -52,6 +52,27 @@ pub struct Fed {
     pub reasons: &'static [Reason],
     /// Whether the index keeps the hashes of certificates.
     pub hashes: bool,
+    /// What the index is told of the list that a certificate belongs to, if it keeps that.
+    pub parts: Parts,
+}
+
+/// By what the database divides certificates among CRLs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Parts {
+    /// By its shards.
+    #[default]
+    Shards,
+    /// By kind: 0 for users' certificates, 1 for those of CAs.
+    Kinds,
+}
+
+impl Parts {
+    fn of(self, row: &Row) -> Option<u32> {
+        match self {
+            Self::Shards => row.shard,
+            Self::Kinds => row.ca.map(u32::from),
+        }
+    }
 }
 
 /// One feed; [`Feed::run`] is all it does.
@@ -233,8 +254,8 @@ impl<S: Source> Feed<S> {
                 continue;
             };
             let (issuer, known) = (issuer.clone(), fed.index.view().get(&row.serial));
-            if let Some(shard) = row.shard {
-                moved.extend(fed.index.assign(&[(row.serial, shard)]));
+            if let Some(part) = fed.parts.of(&row) {
+                moved.extend(fed.index.assign(&[(row.serial, part)]));
             }
             match judge(&row, fed, known.as_ref(), as_of, loading && !fed.index.is_complete()) {
                 Ok(record) => believed.entry(issuer).or_default().push((row.serial, record)),
@@ -242,7 +263,7 @@ impl<S: Source> Feed<S> {
             }
         }
         for serial in moved {
-            self.doubt(format!("the database moved serial {serial} to another CRL shard; it stays in its own"));
+            self.doubt(format!("the database moved serial {serial} to another CRL; it stays in its own"));
         }
         for (issuer, records) in &believed {
             self.note_news(issuer, records);

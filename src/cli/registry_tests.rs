@@ -298,7 +298,7 @@ async fn files_given_by_name_must_be_certificates() {
     let one = desk.file("one.pem", pem(&desk.ca.issue(&[1], (2026, 2027))));
     assert_eq!(desk.said(&["add", text(&one), "--renews", "F1:2E", "--shard", "3"]).await, "added 1 certificate\n");
     let status = desk.json("01").await;
-    assert_eq!((&status["renews"], &status["shard"]), (&"F12E".into(), &3.into()));
+    assert_eq!((&status["renews"], &status["shard"], &status["ca"]), (&"F12E".into(), &3.into(), &false.into()));
 }
 
 #[tokio::test]

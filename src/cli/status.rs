@@ -72,6 +72,7 @@ fn print(entry: &Entry, events: &[Event], out: &mut dyn Write) -> std::io::Resul
         ("medium", entry.medium.map(|medium| medium.name().to_owned())),
         ("renews", entry.renews.map(|serial| serial.to_string())),
         ("shard", entry.shard.map(|shard| shard.to_string())),
+        ("kind", entry.ca.filter(|ca| *ca).map(|_| "certificate of a CA".to_owned())),
     ] {
         if let Some(value) = value {
             line(name, value)?;
@@ -145,6 +146,7 @@ fn object(entry: &Entry, events: &[Event]) -> Value {
         "medium": entry.medium.map(Medium::name),
         "renews": entry.renews.map(|serial| serial.to_string()),
         "shard": entry.shard,
+        "ca": entry.ca,
         "released_at": entry.released_at.map(text),
         "changed_at": text(entry.changed_at),
         "events": events.iter().map(|event| json!({

@@ -39,7 +39,7 @@ fn fed(index: &Arc<Index>) -> Fed {
         Reason::CessationOfOperation,
         Reason::CertificateHold,
     ];
-    Fed { index: Arc::clone(index), reasons, hashes: false }
+    Fed { index: Arc::clone(index), reasons, hashes: false, parts: Parts::default() }
 }
 
 impl Node {
@@ -440,6 +440,7 @@ fn ago(seconds: i64) -> Time {
 fn row(status: Status, changed_at: Time, released_at: Option<Time>) -> Row {
     Row {
         shard: None,
+        ca: None,
         issuer: "demo".to_owned(),
         serial: serial(1),
         not_before: ago(1_000 * HOUR),

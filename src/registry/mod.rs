@@ -27,8 +27,11 @@ use std::str::FromStr;
 use thiserror::Error;
 
 /// The issuance database as [`db`] knows it; the application_id reads `JReg`.
-pub const KIND: Kind =
-    Kind { name: "issuance database", application_id: 0x4a52_6567, migrations: &[include_str!("schema.sql")] };
+pub const KIND: Kind = Kind {
+    name: "issuance database",
+    application_id: 0x4a52_6567,
+    migrations: &[include_str!("schema.sql"), include_str!("schema_ca.sql")],
+};
 
 /// Where a certificate's private key lives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,6 +94,8 @@ pub struct Entry {
     pub renews: Option<Serial>,
     /// Its shard of the CRL.
     pub shard: Option<u32>,
+    /// Whether it is a CA's; `None` where nobody has said so.
+    pub ca: Option<bool>,
     /// Good or revoked.
     pub status: Status,
     /// When a hold was last lifted.
@@ -136,7 +141,7 @@ pub struct Registry {
 macro_rules! select {
     ($tail:literal) => {
         concat!(
-            "SELECT issuer, serial, not_before, not_after, sha256, holder, medium, renews, shard, status, ",
+            "SELECT issuer, serial, not_before, not_after, sha256, holder, medium, renews, shard, ca, status, ",
             "revoked_at, reason, invalidity_date, released_at, changed_at FROM certificates ",
             $tail
         )
@@ -377,6 +382,7 @@ fn entry(row: &SqliteRow) -> Result<Entry, RegistryError> {
         medium: medium.map(str::parse).transpose().map_err(|_| broken("medium"))?,
         renews: octets("renews")?.map(|octets| serial(octets, "renews")).transpose()?,
         shard: row.try_get("shard")?,
+        ca: row.try_get("ca")?,
         status,
         released_at: maybe_time("released_at")?,
         changed_at: time("changed_at")?,

@@ -34,6 +34,8 @@ pub struct NewCertificate {
     pub renews: Option<Serial>,
     /// Its shard of the CRL.
     pub shard: Option<u32>,
+    /// Whether it is a CA's, by its basicConstraints.
+    pub ca: Option<bool>,
     /// Its status at first; for one that is known already it is not looked at.
     pub status: Status,
 }
@@ -52,6 +54,7 @@ impl NewCertificate {
             medium: None,
             renews: None,
             shard: None,
+            ca: Some(certificate.is_ca),
             status: Status::Good,
         }
     }
@@ -70,7 +73,8 @@ fn is_precertificate(certificate: &Certificate) -> bool {
 pub enum Added {
     /// It was not known before.
     New,
-    /// It was known, and lacked something that is now there: its hash, holder, medium, renews or shard.
+    /// It was known, and lacked something that is now there: its hash, holder, medium, renews, shard
+    /// or kind.
     Completed,
     /// It was known like this.
     AlreadyThere,
@@ -334,20 +338,22 @@ async fn add_one(
         || (known.holder.is_none() && new.holder.is_some())
         || (known.medium.is_none() && new.medium.is_some())
         || (known.renews.is_none() && new.renews.is_some())
-        || (known.shard.is_none() && new.shard.is_some());
+        || (known.shard.is_none() && new.shard.is_some())
+        || (known.ca.is_none() && new.ca.is_some());
     if !fills {
         return Ok(Added::AlreadyThere);
     }
     let update = sqlx::query(
         "UPDATE certificates SET sha256 = coalesce(sha256, ?), holder = coalesce(holder, ?), \
          medium = coalesce(medium, ?), renews = coalesce(renews, ?), shard = coalesce(shard, ?), \
-         actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
+         ca = coalesce(ca, ?), actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
     )
     .bind(new.sha256.as_ref().map(<[u8; 32]>::as_slice))
     .bind(new.holder.as_deref())
     .bind(new.medium.map(Medium::name))
     .bind(new.renews.as_ref().map(Serial::as_bytes))
-    .bind(new.shard);
+    .bind(new.shard)
+    .bind(new.ca);
     change(connection, update, (&new.issuer, &new.serial), audit).await?;
     Ok(Added::Completed)
 }
@@ -355,9 +361,9 @@ async fn add_one(
 async fn insert(connection: &mut SqliteConnection, new: &NewCertificate, audit: &Audit) -> Result<(), RegistryError> {
     let revocation = new.status.revocation();
     sqlx::query(
-        "INSERT INTO certificates(issuer, serial, not_before, not_after, sha256, holder, medium, renews, shard, \
+        "INSERT INTO certificates(issuer, serial, not_before, not_after, sha256, holder, medium, renews, shard, ca, \
          status, revoked_at, reason, invalidity_date, actor, received_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(new.issuer.as_str())
     .bind(new.serial.as_bytes())
@@ -368,6 +374,7 @@ async fn insert(connection: &mut SqliteConnection, new: &NewCertificate, audit: 
     .bind(new.medium.map(Medium::name))
     .bind(new.renews.as_ref().map(Serial::as_bytes))
     .bind(new.shard)
+    .bind(new.ca)
     .bind(if revocation.is_some() { "revoked" } else { "good" })
     .bind(revocation.map(|revocation| revocation.at.unix()))
     .bind(revocation.map(|revocation| revocation.reason.code()))

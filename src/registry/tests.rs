@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 /// One issuer and certificates in every state. Serial 05 has no hash, 06 no shard.
 const STOCK: &str = "
     INSERT INTO issuers(name, certificate) VALUES ('demo', x'3003020101'), ('other', x'3003020102');
-    INSERT INTO certificates(issuer, serial, not_before, not_after, sha256, shard, holder) VALUES
-        ('demo', x'01', 1700000000, 1900000000, zeroblob(32), 7, 'H1'),
-        ('demo', x'02', 1700000000, 1900000000, zeroblob(32), 7, 'H1'),
-        ('demo', x'03', 1700000000, 1900000000, zeroblob(32), 7, 'H1'),
-        ('demo', x'05', 1700000000, 1900000000, NULL, NULL, NULL);
+    INSERT INTO certificates(issuer, serial, not_before, not_after, sha256, shard, ca, holder) VALUES
+        ('demo', x'01', 1700000000, 1900000000, zeroblob(32), 7, 0, 'H1'),
+        ('demo', x'02', 1700000000, 1900000000, zeroblob(32), 7, 0, 'H1'),
+        ('demo', x'03', 1700000000, 1900000000, zeroblob(32), 7, 0, 'H1'),
+        ('demo', x'05', 1700000000, 1900000000, NULL, NULL, NULL, NULL);
     UPDATE certificates SET status = 'revoked', revoked_at = 1750000000, reason = 6 WHERE serial = x'02';
     UPDATE certificates SET status = 'revoked', revoked_at = 1750000000, reason = 4 WHERE serial = x'03';";
 
@@ -162,6 +162,9 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("UPDATE certificates SET sha256 = NULL WHERE serial = x'01'", "sha256 is set once"),
     ("UPDATE certificates SET shard = 8 WHERE serial = x'01'", "shard is set once"),
+    ("UPDATE certificates SET ca = 1 WHERE serial = x'01'", "ca is set once"),
+    ("UPDATE certificates SET ca = NULL WHERE serial = x'01'", "ca is set once"),
+    ("UPDATE certificates SET ca = 2 WHERE serial = x'05'", "ca is 1 for a certificate of a CA"),
     ("UPDATE certificates SET released_at = 1 WHERE serial = x'01'", "kept by the database"),
     ("UPDATE certificates SET changed_at = 1, holder = 'H2' WHERE serial = x'01'", "kept by the database"),
     // The record.
@@ -230,7 +233,7 @@ async fn everything(connection: &mut SqliteConnection) -> Vec<String> {
         "SELECT quote(one) || quote(identity) || quote(epoch) FROM meta",
         "SELECT quote(name) || quote(certificate) || negative_serials FROM issuers",
         "SELECT quote(issuer) || quote(serial) || quote(not_before) || quote(not_after) || quote(sha256) || quote(holder) \
-         || quote(shard) || quote(status) || quote(revoked_at) || quote(reason) || quote(invalidity_date) \
+         || quote(shard) || quote(ca) || quote(status) || quote(revoked_at) || quote(reason) || quote(invalidity_date) \
          || quote(released_at) || quote(changed_at) || quote(actor) || quote(received_at) FROM certificates",
         "SELECT id || quote(issuer) || quote(serial) || kind || quote(actor) || quote(received_at) || effective_at \
          || recorded_at || quote(before) || quote(after) FROM events",
@@ -593,6 +596,45 @@ async fn a_precertificate_gets_its_hash_when_the_certificate_comes() {
     assert_eq!(registry.get(&name, &after.serial()).await.unwrap().unwrap().sha256, Some(after.sha256()));
     let again = registry.add(&[NewCertificate::new(&name, &before)], &audit()).await.unwrap();
     assert!(matches!(again[0], Ok(Added::AlreadyThere)));
+}
+
+#[tokio::test]
+async fn crl_76_a_certificate_says_itself_whether_it_is_a_cas() {
+    let (_dir, registry, ca, name) = fresh().await;
+    let user = ca.issue(&[9], (2026, 2027));
+    // cA TRUE.
+    let constraints = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x30, 3, 1, 1, 0xff]);
+    let sub = ca.issue_with(&[10], (2026, 2027), vec![constraints]);
+    let unsaid = NewCertificate { ca: None, ..NewCertificate::new(&name, &sub) };
+    registry.add(&[NewCertificate::new(&name, &user), unsaid], &audit()).await.unwrap();
+    let ca_of = async |serial: Serial| registry.get(&name, &serial).await.unwrap().unwrap().ca;
+    assert_eq!((ca_of(user.serial()).await, ca_of(sub.serial()).await), (Some(false), None));
+    let answer = registry.add(&[NewCertificate::new(&name, &sub)], &audit()).await.unwrap();
+    assert!(matches!(answer[0], Ok(Added::Completed)));
+    assert_eq!(ca_of(sub.serial()).await, Some(true));
+    let last = registry.events(&name, &sub.serial()).await.unwrap().pop().unwrap();
+    assert_eq!(last.changed, [("ca".to_owned(), serde_json::Value::Null, 1.into())]);
+}
+
+/// A database made before there was the column `ca`.
+#[tokio::test]
+async fn an_older_database_is_brought_up_to_date_and_keeps_its_rows_and_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("issuance.db");
+    let old = Kind { migrations: KIND.migrations.split_at(1).0, ..KIND };
+    let pool = db::open(&path, &old, Mode::Create).await.unwrap();
+    let stock = STOCK.replace("shard, ca, holder", "shard, holder").replace(", 7, 0, ", ", 7, ");
+    let stock = stock.replace("NULL, NULL, NULL, NULL", "NULL, NULL, NULL");
+    sqlx::raw_sql(AssertSqlSafe(stock)).execute(&pool).await.unwrap();
+    pool.close().await;
+    let registry = Registry::open(&path).await.unwrap();
+    let entry = registry.find(&"03".parse().unwrap(), None).await.unwrap();
+    assert_eq!((entry.shard, entry.ca, entry.status != Status::Good), (Some(7), None, true));
+    let mut connection = plain(&path).await;
+    let set = "UPDATE certificates SET ca = 1 WHERE serial = x'03'";
+    assert_eq!(execute(&mut connection, set).await.unwrap(), 1);
+    let refused = "UPDATE certificates SET status = 'good', revoked_at = NULL, reason = NULL WHERE serial = x'03'";
+    assert!(execute(&mut connection, refused).await.unwrap_err().to_string().contains("never becomes good"));
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ pub struct Row {
     pub released_at: Option<Time>,
     /// The CRL shard whose URL the certificate carries, where the database says it.
     pub shard: Option<u32>,
+    /// Whether the certificate is a CA's, where the database says it.
+    pub ca: Option<bool>,
     /// SHA-256 of the certificate; `None` while only its precertificate is known.
     pub sha256: Option<[u8; 32]>,
 }

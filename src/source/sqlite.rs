@@ -98,7 +98,7 @@ impl Source for SqliteSource {
         let (issuer, serial) = after.map_or(("", &[][..]), |key| (key.issuer.as_str(), key.serial.as_slice()));
         let rows = sqlx::query(
             "SELECT issuer, serial, not_before, not_after, status, revoked_at, reason, invalidity_date, changed_at, \
-             released_at, shard, sha256 FROM certificates WHERE (issuer, serial) > (?, ?) ORDER BY issuer, serial LIMIT ?",
+             released_at, shard, ca, sha256 FROM certificates WHERE (issuer, serial) > (?, ?) ORDER BY issuer, serial LIMIT ?",
         )
         .bind(issuer)
         .bind(serial)
@@ -122,7 +122,7 @@ impl Source for SqliteSource {
         check(&mut transaction, position).await?;
         let rows = sqlx::query(
             "SELECT seq, changes.issuer, changes.serial, at, not_before, not_after, status, revoked_at, reason, \
-             invalidity_date, changed_at, released_at, shard, sha256 FROM changes JOIN certificates USING (issuer, serial) \
+             invalidity_date, changed_at, released_at, shard, ca, sha256 FROM changes JOIN certificates USING (issuer, serial) \
              WHERE seq > ? ORDER BY seq LIMIT ?",
         )
         .bind(position.sequence)
@@ -240,6 +240,7 @@ fn read(row: &SqliteRow) -> Result<Row, OddRow> {
         changed_at: needed("changed_at")?,
         released_at: time("released_at")?,
         shard: row.try_get::<Option<u32>, _>("shard").map_err(|error| odd(error.to_string()))?,
+        ca: row.try_get("ca").map_err(|error| odd(error.to_string()))?,
         sha256: row
             .try_get::<Option<Vec<u8>>, _>("sha256")
             .map_err(|error| odd(error.to_string()))?

@@ -41,6 +41,7 @@ fn revoked(issuer: &IssuerName, n: u64) -> NewCertificate {
         medium: None,
         renews: None,
         shard: None,
+        ca: None,
         status: Status::Revoked(Revocation { at, reason: Reason::Superseded, invalidity_date: None }),
     }
 }

@@ -196,6 +196,7 @@ async fn fill(database: &Path, cas: &[Ca]) {
                 medium: None,
                 renews: None,
                 shard: None,
+                ca: None,
                 status: match subject {
                     Subject::Revoked(reason) => {
                         let invalidity_date = (reason == Reason::KeyCompromise).then_some(INVALID_SINCE);

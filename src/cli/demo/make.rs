@@ -293,6 +293,7 @@ fn row(
         medium: None,
         renews: None,
         shard: None,
+        ca: Some(matches!(params.is_ca, IsCa::Ca(_))),
         status,
     })
 }
