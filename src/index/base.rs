@@ -130,14 +130,20 @@ impl Base {
     }
 
     /// Rewrites the segment to which `hash` belongs with `updates`, the overlay's share of it, taken in.
-    fn replace(&mut self, hash: u64, updates: &[(u64, Serial, Record)], overlay: &Overlay, forget_before: Time) {
+    fn replace(
+        &mut self,
+        hash: u64,
+        updates: &[(u64, Serial, Option<Record>)],
+        overlay: &Overlay,
+        forget_before: Time,
+    ) {
         let Some(segment) = self.directory.get(self.slot(hash)).map(Arc::clone) else { return };
         if updates.is_empty() {
             return;
         }
         let kept = segment.records().filter(|(serial, _)| !overlay.contains_key(serial));
         let mut records: Vec<_> = kept.map(|(serial, record)| (self.hash.of(&serial), serial, record)).collect();
-        records.extend_from_slice(updates);
+        records.extend(updates.iter().filter_map(|(hash, serial, record)| Some((*hash, *serial, (*record)?))));
         records.sort_unstable_by_key(|(hash, ..)| *hash);
         for (.., record) in &mut records {
             if record.status == Status::Good && record.since < forget_before {

@@ -59,7 +59,7 @@ impl View {
     #[must_use]
     pub fn get(&self, serial: &Serial) -> Option<Record> {
         let recent = self.active.get(serial).or_else(|| self.frozen.get(serial));
-        recent.copied().or_else(|| self.base.get(serial))
+        recent.map_or_else(|| self.base.get(serial), |record| *record)
     }
 
     /// Calls `each` with every revoked or held certificate, in no order.
@@ -99,10 +99,10 @@ impl View {
 
     fn for_each_recent(&self, mut each: impl FnMut(Serial, Record)) {
         for (serial, record) in self.frozen.iter().filter(|(serial, _)| !self.active.contains_key(serial)) {
-            each(*serial, *record);
+            record.iter().for_each(|record| each(*serial, *record));
         }
         for (serial, record) in self.active.iter() {
-            each(*serial, *record);
+            record.iter().for_each(|record| each(*serial, *record));
         }
     }
 }
@@ -188,7 +188,7 @@ impl Index {
         self.changed.notify_one();
     }
 
-    /// Certificates known.
+    /// Certificates known; exact after each call that changes them.
     #[must_use]
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
@@ -228,9 +228,9 @@ impl Index {
         let mut applied = 0;
         for (serial, record) in batch {
             let newest = active.get_or_insert_with(|| Overlay::clone(&view.active));
-            let known = newest.get(serial).copied().or_else(|| view.get(serial));
+            let known = newest.get(serial).map_or_else(|| view.get(serial), |record| *record);
             if let Some(record) = self.note(*serial, known, *record) {
-                newest.insert(*serial, record);
+                newest.insert(*serial, Some(record));
                 applied += 1;
             }
         }
@@ -250,9 +250,9 @@ impl Index {
         let view = self.view.load();
         let mut fresh = Overlay::new(view.base.hash());
         for (serial, record) in batch {
-            let known = fresh.get(&serial).copied().or_else(|| view.get(&serial));
+            let known = fresh.get(&serial).map_or_else(|| view.get(&serial), |record| *record);
             if let Some(record) = self.note(serial, known, record) {
-                fresh.insert(serial, record);
+                fresh.insert(serial, Some(record));
             }
         }
         let applied = fresh.len();
@@ -266,6 +266,31 @@ impl Index {
         base.merge_all(&fresh, self.forget_before());
         self.publish(View { base, frozen, active });
         applied
+    }
+
+    /// Lets go of certificates that were never issued after all, on an operator's word: from now on nothing is
+    /// known of them. One that was revoked is noted as a change to good without a release, which leaves its
+    /// CRL entry where it is until an operator decides about that too (promise 6). Returns how many were known.
+    pub fn forget(&self, serials: &[Serial]) -> usize {
+        let _writer = lock(&self.writer);
+        let view = self.view.load();
+        let mut active = Overlay::clone(&view.active);
+        let mut forgotten = 0;
+        for serial in serials {
+            let Some(known) = active.get(serial).map_or_else(|| view.get(serial), |record| *record) else { continue };
+            if known.status != Status::Good {
+                let record = Record { status: Status::Good, since: self.as_of().unwrap_or_default(), ..known };
+                self.tell(*serial, Change { record, released: false });
+            }
+            active.insert(*serial, None);
+            forgotten += 1;
+        }
+        if forgotten > 0 {
+            self.issued.fetch_sub(u64::try_from(forgotten).unwrap_or(0), Ordering::Relaxed);
+            self.publish(View { active: Arc::new(active), ..View::clone(&view) });
+            self.merge(forgotten);
+        }
+        forgotten
     }
 
     /// Does a little of the merging that is due; the feed calls it when it has nothing else to do.
@@ -300,13 +325,17 @@ impl Index {
         let was = known.map_or(Status::Good, |known| known.status);
         if was != Status::Good || record.status != Status::Good {
             let released = was.is_hold() && record.status == Status::Good;
-            lock(&self.changes)
-                .entry(serial)
-                .and_modify(|change| *change = Change { record, released: released || change.released })
-                .or_insert(Change { record, released });
-            self.changed.notify_one();
+            self.tell(serial, Change { record, released });
         }
         Some(record)
+    }
+
+    fn tell(&self, serial: Serial, change: Change) {
+        lock(&self.changes)
+            .entry(serial)
+            .and_modify(|older| *older = Change { released: older.released || change.released, ..change })
+            .or_insert(change);
+        self.changed.notify_one();
     }
 
     fn publish(&self, next: View) {
@@ -448,6 +477,43 @@ mod tests {
         assert_eq!(before.get(&serial(1)).unwrap().status, Status::Good);
         assert_eq!(index.apply(&[(serial(1), record(revoked(7, Reason::KeyCompromise), 9))]), 0);
         assert_eq!(index.view().get(&serial(1)).unwrap().since, Time::from_unix(7));
+    }
+
+    #[test]
+    fn what_is_let_go_of_is_unknown_through_every_merge_and_can_come_again() {
+        let index = Index::new();
+        index.load((0..40_000).map(|n| (serial(n), record(Status::Good, 0))).collect());
+        index.apply(&[(serial(1), record(revoked(1, Reason::KeyCompromise), 1))]);
+        index.vouch(Time::from_unix(9));
+        _ = index.take_changes();
+        assert_eq!(index.forget(&[serial(1), serial(2), serial(2), serial(77_777)]), 2);
+        assert_eq!(index.forget(&[serial(1)]), 0);
+        let told = index.take_changes();
+        assert_eq!(told.keys().collect::<Vec<_>>(), [&serial(1)], "that 2 is gone concerns no CRL");
+        assert_eq!((told[&serial(1)].record.status, told[&serial(1)].released), (Status::Good, false));
+        assert_eq!(told[&serial(1)].record.since, Time::from_unix(9));
+        let check = |gone: &[u64], issued: u64| {
+            let view = index.view();
+            assert!(gone.iter().all(|n| view.get(&serial(*n)).is_none()));
+            assert_eq!(index.issued(), issued);
+            let mut seen = 0;
+            view.for_each(|_, _| seen += 1);
+            let (mut parts, mut part) = (0, Some(0));
+            while let Some(number) = part {
+                part = view.for_each_of_part(number, |_, _| parts += 1);
+            }
+            assert_eq!((seen, parts), (issued, issued));
+        };
+        check(&[1, 2], 39_998);
+        for round in 0..60 {
+            let status = revoked(2 + round, Reason::Superseded);
+            index.apply(&(1_000..3_000).map(|n| (serial(n), record(status, 2 + round))).collect::<Vec<_>>());
+            index.tidy();
+        }
+        check(&[1, 2], 39_998);
+        index.apply(&[(serial(2), record(Status::Good, 70))]);
+        check(&[1], 39_999);
+        assert_eq!(index.view().get(&serial(2)).unwrap().since, Time::from_unix(70));
     }
 
     #[test]

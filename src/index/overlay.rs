@@ -11,9 +11,9 @@ use std::ops::{Deref, DerefMut};
 /// Entries at which merging into the base begins. Copying 16 k entries for a batch takes about 0.1 ms.
 pub(super) const LIMIT: usize = 16_384;
 
-/// Serial to record, hashed with the index's secret seed.
+/// Serial to record, or to `None` where one is let go of; hashed with the index's secret seed.
 #[derive(Clone, Debug)]
-pub(super) struct Overlay(HashMap<Serial, Record, KeyedHash>);
+pub(super) struct Overlay(HashMap<Serial, Option<Record>, KeyedHash>);
 
 impl Overlay {
     pub(super) fn new(hash: &KeyedHash) -> Self {
@@ -29,7 +29,7 @@ impl Overlay {
 }
 
 impl Deref for Overlay {
-    type Target = HashMap<Serial, Record, KeyedHash>;
+    type Target = HashMap<Serial, Option<Record>, KeyedHash>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
