@@ -13,8 +13,8 @@ mod verify;
 
 use super::{ConfigFile, client};
 use crate::config::{self, Config};
-use crate::crl::foreign::{Entry, List, reason_name};
 use crate::pki::IssuerName;
+use crate::pki::list::{Entry, List, reason_name};
 use crate::state::{ListRow, Scope, State};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};

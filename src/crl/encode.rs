@@ -8,31 +8,12 @@
 //! every length inside an entry is one octet.
 
 use crate::der::{self, tag};
+use crate::pki::list::{REMOVE_FROM_CRL, oid};
 use crate::pki::{Reason, Revocation, Serial, Time};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// DER of the object identifiers that CRLs use (ALG-33); below id-ce where nothing else is said.
-pub(super) mod oid {
-    pub(in crate::crl) const CRL_NUMBER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x14];
-    pub(in crate::crl) const REASON: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x15];
-    pub(in crate::crl) const INVALIDITY_DATE: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x18];
-    pub(in crate::crl) const DELTA_INDICATOR: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1b];
-    pub(in crate::crl) const AUTHORITY_KEY: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
-    pub(in crate::crl) const DISTRIBUTION: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1c];
-    pub(in crate::crl) const FRESHEST: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x2e];
-    pub(in crate::crl) const EXPIRED: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x3c];
-    /// id-pe-authorityInfoAccess, and below it id-ad-caIssuers.
-    pub(in crate::crl) const ACCESS: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 1, 1];
-    pub(in crate::crl) const CA_ISSUERS: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, 2];
-    /// Microsoft's Next CRL Publish, 1.3.6.1.4.1.311.21.4.
-    pub(in crate::crl) const NEXT_PUBLISH: &[u8] = &[0x06, 9, 0x2b, 6, 1, 4, 1, 0x82, 0x37, 0x15, 4];
-}
-
-/// removeFromCRL: no longer listed (CRL-66). It is nobody's reason, so [`Reason`] does not know it.
-pub(super) const REMOVE_FROM_CRL: u8 = 8;
 
 /// Octets of an entry's reasonCode extension and of its invalidityDate extension (CRL-40, CRL-43).
 const REASON_LEN: usize = 12;

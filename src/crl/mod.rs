@@ -15,7 +15,6 @@
 
 mod demand;
 pub mod encode;
-pub mod foreign;
 pub mod plan;
 pub mod publish;
 pub mod read;

@@ -11,11 +11,11 @@
 //! CA and scope with a higher number, looked at under a lock (promise 5, SEC-24). Where the directory shows a number that the state store has never given out, the publisher makes nothing: that is
 //! what it has an [`Outlet`] for.
 
-use super::foreign::{ForeignError, List, Number};
 use super::shelf::Published;
 use super::{Outlet, Shelf};
 use crate::health::Component;
 use crate::metrics;
+use crate::pki::list::{ForeignError, List, Number};
 use crate::pki::{Clock, Issuer, IssuerName, Time};
 use crate::state::Scope;
 use std::collections::BTreeSet;

@@ -9,8 +9,8 @@
 //! issuingDistributionPoint that says more than one URI, and any other critical extension (CRL-88).
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
-use super::encode::{REMOVE_FROM_CRL, oid};
 use crate::der::{self, Reader, tag};
+use crate::pki::list::{REMOVE_FROM_CRL, oid};
 use crate::pki::{Reason, Revocation, Serial, Time, serial::SerialError};
 use std::str;
 use thiserror::Error;

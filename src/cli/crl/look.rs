@@ -1,8 +1,8 @@
 //! `jarchy crl show` and `jarchy crl diff`: what lists say, without judging them.
 
 use super::{ConfigFile, NO, colons, entry_json, entry_text, hex, load, title};
-use crate::crl::foreign::{Distribution, Entry, Extension, List, reason_name};
 use crate::pki::hash::sha256;
+use crate::pki::list::{Distribution, Entry, Extension, List, reason_name};
 use crate::pki::{Serial, Time};
 use clap::Args;
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use super::{ConfigFile, NO, load, title};
 use crate::cli::read_certificate;
-use crate::crl::foreign::{List, REMOVE_FROM_CRL};
+use crate::pki::list::{List, REMOVE_FROM_CRL};
 use crate::pki::{Certificate, Clock, Serial, SystemClock, Time};
 use crate::sign::verify;
 use clap::Args;
@@ -201,7 +201,7 @@ fn together(base: &List<'_>, delta: &List<'_>) -> Checks {
     checks.hold("scope", base.scope == delta.scope, "the same", "the distribution points differ");
     let (from, number, to) = (delta.base, base.number, delta.number);
     let fits = from.is_some() && from <= number && number < to;
-    let text = |number: Option<crate::crl::foreign::Number>| {
+    let text = |number: Option<crate::pki::list::Number>| {
         number.map_or_else(|| "none".to_owned(), |number| number.to_string())
     };
     let numbers = format!("{} <= {} < {}", text(from), text(number), text(to));

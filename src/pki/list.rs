@@ -1,25 +1,36 @@
 //! Anybody's CRL, read as far as it can be read, for those who look at lists and do not make them.
 //!
 //! Goes in: the bytes of a CRL of any CA. Comes out: what its head says, and its entries one after
-//! another, borrowed. [`super::read`] takes only what Jarchy publishes itself; here a version 1, a missing
-//! nextUpdate, indirect lists and unknown extensions are read, and it is for the caller to judge them.
+//! another, borrowed, so that a list of any length costs its own bytes and no more. A version 1, a missing
+//! nextUpdate, indirect lists and unknown extensions are read too, and it is for the caller to judge them.
 //! Delta rules and distribution points: RFC 5280 5.2.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
-use super::encode::oid;
+use super::{Reason, Serial, Time, serial::SerialError};
 use crate::der::{self, Reader, tag};
-use crate::pki::{Reason, Serial, Time, serial::SerialError};
 use std::fmt;
 use std::str;
 use thiserror::Error;
 
-/// DER of object identifiers that only this module knows: issuingDistributionPoint, authorityInfoAccess,
-/// expiredCertsOnCRL, Microsoft's Next CRL Publish, certificateIssuer (CRL-25, CRL-29..31, CRL-45).
-const IDP: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1c];
-const ACCESS: &[u8] = &[0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x01, 0x01];
-const EXPIRED_CERTS: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x3c];
-const NEXT_PUBLISH: &[u8] = &[0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x15, 0x04];
-const CERTIFICATE_ISSUER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1d];
+/// Object identifiers of lists and their entries, in DER (ALG-33, CRL-25, CRL-29..31, CRL-40..45).
+pub mod oid {
+    #![allow(missing_docs)]
+    pub const CRL_NUMBER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x14];
+    pub const REASON: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x15];
+    pub const INVALIDITY_DATE: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x18];
+    pub const DELTA_INDICATOR: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1b];
+    pub const AUTHORITY_KEY: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
+    pub const DISTRIBUTION: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1c];
+    pub const CERTIFICATE_ISSUER: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1d];
+    pub const FRESHEST: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x2e];
+    pub const EXPIRED: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x3c];
+    /// id-pe-authorityInfoAccess, and below it id-ad-caIssuers.
+    pub const ACCESS: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 1, 1];
+    pub const CA_ISSUERS: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, 2];
+    /// Microsoft's Next CRL Publish, 1.3.6.1.4.1.311.21.4.
+    pub const NEXT_PUBLISH: &[u8] = &[0x06, 9, 0x2b, 6, 1, 4, 1, 0x82, 0x37, 0x15, 4];
+}
+
 /// uniformResourceIdentifier of a GeneralName.
 const URI: u8 = tag::implicit(6);
 
@@ -94,10 +105,10 @@ impl Extension<'_> {
             oid::CRL_NUMBER,
             oid::DELTA_INDICATOR,
             oid::FRESHEST,
-            IDP,
-            ACCESS,
-            EXPIRED_CERTS,
-            NEXT_PUBLISH,
+            oid::DISTRIBUTION,
+            oid::ACCESS,
+            oid::EXPIRED,
+            oid::NEXT_PUBLISH,
         ]
         .contains(&self.oid)
     }
@@ -236,13 +247,13 @@ impl<'a> List<'a> {
             oid::DELTA_INDICATOR => self.base = Some(number(value)?),
             oid::AUTHORITY_KEY => self.authority_key = der::outer(value, tag::SEQUENCE)?.optional(tag::implicit(0))?,
             oid::FRESHEST => self.freshest = points(value)?,
-            IDP => {
+            oid::DISTRIBUTION => {
                 self.scope = Some(value);
                 self.distribution = Some(distribution(value)?);
             }
-            ACCESS => self.ca_issuers = access(value)?,
-            EXPIRED_CERTS => self.expired_since = Some(time(Reader::new(value).any()?)?),
-            NEXT_PUBLISH => self.next_publish = Some(time(Reader::new(value).any()?)?),
+            oid::ACCESS => self.ca_issuers = access(value)?,
+            oid::EXPIRED => self.expired_since = Some(time(Reader::new(value).any()?)?),
+            oid::NEXT_PUBLISH => self.next_publish = Some(time(Reader::new(value).any()?)?),
             _ => {}
         }
         Ok(())
@@ -280,8 +291,9 @@ pub struct Entry<'a> {
     pub raw: &'a [u8],
 }
 
-/// reasonCode of an entry that takes a serial off the list (CRL-66).
-pub const REMOVE_FROM_CRL: u8 = super::encode::REMOVE_FROM_CRL;
+/// reasonCode of an entry that takes a serial off the list (CRL-66). It is nobody's reason, so [`Reason`] does not
+/// know it.
+pub const REMOVE_FROM_CRL: u8 = 8;
 
 /// A reasonCode as people read it.
 #[must_use]
@@ -328,7 +340,7 @@ fn entry<'a>(rest: &mut Reader<'a>) -> Result<Entry<'a>, ForeignError> {
                 (oid::REASON, [tag::ENUMERATED, 1, reason]) => entry.reason = Some(*reason),
                 (oid::REASON, _) => return Err(der::Error::Value.into()),
                 (oid::INVALIDITY_DATE, value) => entry.invalidity_date = Some(time(Reader::new(value).any()?)?),
-                (CERTIFICATE_ISSUER, _) => entry.is_foreign = true,
+                (oid::CERTIFICATE_ISSUER, _) => entry.is_foreign = true,
                 _ => {}
             }
         }
@@ -414,11 +426,10 @@ fn distribution(value: &[u8]) -> Result<Distribution<'_>, der::Error> {
 
 /// The URIs of caIssuers.
 fn access(value: &[u8]) -> Result<Vec<&str>, der::Error> {
-    const CA_ISSUERS: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x02];
     let (mut all, mut out) = (der::outer(value, tag::SEQUENCE)?, Vec::new());
     while !all.is_empty() {
         let mut description = all.nested(tag::SEQUENCE)?;
-        if description.value(tag::OID)? == CA_ISSUERS {
+        if description.element(tag::OID)?.raw == oid::CA_ISSUERS {
             uris(description, &mut out)?;
         }
     }
@@ -466,9 +477,9 @@ mod tests {
         let idp = der::element(tag::SEQUENCE, &[&name, &[0x81, 1, 0xff], &[0x84, 1, 0xff]]);
         let long = der::element(tag::INTEGER, &[&[0x7f; 20]]);
         let bytes = sample(&[
-            der::extension(IDP, true, &idp),
+            der::extension(oid::DISTRIBUTION, true, &idp),
             der::extension(oid::CRL_NUMBER, false, &long),
-            der::extension(EXPIRED_CERTS, false, &der::element(tag::GENERALIZED_TIME, &[b"20200101000000Z"])),
+            der::extension(oid::EXPIRED, false, &der::element(tag::GENERALIZED_TIME, &[b"20200101000000Z"])),
             der::extension(&[6, 3, 0x55, 0x1d, 0x12], true, &[5, 0]),
         ]);
         let list = List::read(&bytes).unwrap();
@@ -482,7 +493,7 @@ mod tests {
             list.extensions.iter().filter(|one| !one.is_known()).map(Extension::name).collect::<Vec<_>>(),
             ["2.5.29.18"]
         );
-        assert_eq!(Extension { oid: NEXT_PUBLISH, critical: false, value: &[] }.name(), "1.3.6.1.4.1.311.21.4");
+        assert_eq!(Extension { oid: oid::NEXT_PUBLISH, critical: false, value: &[] }.name(), "1.3.6.1.4.1.311.21.4");
     }
 
     #[test]
