@@ -17,7 +17,7 @@ mod lists;
 
 use crate::config::{self, Config, OcspSigner};
 use crate::crl::{Part, Shelf};
-use crate::feed::{Fed, Feed, Parts};
+use crate::feed::{Fed, Feed, Pace, Parts};
 use crate::health::Health;
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
@@ -29,9 +29,10 @@ use crate::ocsp::{
     Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Requestors, Responder,
     ResponderId, refresh,
 };
-use crate::pki::{Certificate, Clock, ClockGuard, Issuer, SystemClock};
+use crate::pki::{Certificate, Clock, ClockGuard, Issuer, IssuerName, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
+use crate::source::Source;
 use crate::source::sqlite::SqliteSource;
 use crate::state::State;
 use crate::telemetry::Logs;
@@ -40,10 +41,11 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use clock::ClockWatch;
 use lists::{Desks, List, desk, obey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeFrom;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -64,6 +66,9 @@ const READY_CHECK: Duration = Duration::from_millis(10);
 pub fn bind(listen: SocketAddr, config: &config::Server) -> anyhow::Result<Vec<TcpListener>> {
     Ok(server::bind(listen, config.threads.get())?)
 }
+
+/// A feed that is ready to run until it is told to stop.
+type Running = Box<dyn FnOnce(watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// What every part is given.
 struct Common {
@@ -131,7 +136,7 @@ pub async fn serve(
     }
     let mut ids = 0..;
     let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
-    let feed = feed(&config, &issuers, &common);
+    let feeds = feeds(&config, &issuers, &common);
 
     // Before anyone is served: whoever is refused a start has answered nothing.
     let operators = config.server.admin.map(admin_listener).transpose()?;
@@ -156,7 +161,9 @@ pub async fn serve(
         }));
     }
     let mut inner_tasks = JoinSet::new();
-    inner_tasks.spawn(watched("feed:database", &common.health, feed.run(inside.clone())));
+    for (component, feed) in feeds {
+        inner_tasks.spawn(watched(&component, &common.health, feed(inside.clone())));
+    }
     let (responder, responders) = watch::channel(responder);
     let refresher = refresh::run(responders, inside.clone());
     inner_tasks.spawn(watched("ocsp:refresher", &common.health, refresher));
@@ -243,33 +250,49 @@ impl Service {
 /// Runs `part`. Should it panic, only a restart helps; nobody would notice otherwise, as what it said of
 /// itself last stays in the health.
 fn watched(
-    name: &'static str,
+    name: &str,
     health: &Health,
     part: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let (health, part) = (health.clone(), tokio::spawn(part));
+    let (name, health, part) = (name.to_owned(), health.clone(), tokio::spawn(part));
     async move {
         if let Err(error) = part.await {
-            health.component(name).dead(format!("it ended abnormally: {error}"));
+            health.component(&name).dead(format!("it ended abnormally: {error}"));
         }
     }
 }
 
-fn feed(config: &Config, issuers: &[Lasting], common: &Common) -> Feed<SqliteSource> {
+/// One feed for each source, under the name of its health component. An adapter of another kind is one more
+/// arm; each feeds the issuers that the config tells it.
+fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> Vec<(String, Running)> {
     let fed = config.issuers.iter().zip(issuers).map(|(settings, lasting)| {
         let reasons = settings.profile.policy().reasons;
         let (hashes, parts) = (settings.ocsp.cert_hash, Parts::Shards);
         let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes, parts };
         (settings.name.clone(), fed)
     });
-    Feed::new(
-        SqliteSource::new(config.database.path.clone(), config.database.poll),
-        fed.collect(),
+    let source = SqliteSource::new(config.database.path.clone(), config.database.poll);
+    vec![start("database", source, fed.collect(), config.database.max_staleness, common)]
+}
+
+fn start(
+    name: &str,
+    source: impl Source + 'static,
+    issuers: HashMap<IssuerName, Fed>,
+    max_staleness: Duration,
+    common: &Common,
+) -> (String, Running) {
+    let component = format!("feed:{name}");
+    let feed = Feed::new(
+        source,
+        issuers,
         common.state.clone(),
         Arc::clone(&common.clock),
-        common.metrics.feed("database"),
-        common.health.component("feed:database"),
-    )
+        common.metrics.feed(name),
+        common.health.component(&component),
+    );
+    let feed = feed.paced(Pace { max_staleness, ..Pace::default() });
+    (component, Box::new(move |stop| Box::pin(feed.run(stop))))
 }
 
 async fn ready(health: &Health) {

@@ -261,8 +261,22 @@ pub struct Feed {
     pub certificates: Gauge,
     /// Changes applied, the initial load left out.
     pub changes: Counter,
+    /// Seconds by which `as_of` is behind the clock.
+    pub lag: Gauge,
     /// Differences that a reconcile found and mended.
     pub mended: Counter,
+    /// Numbers of the change log that nothing was found under and that are still asked for.
+    pub gaps: Gauge,
+    /// Rows left out because they cannot be understood.
+    pub odd: Counter,
+    /// Rows not believed because they take back what was known.
+    pub refused: Counter,
+    /// Rows of issuers that the config does not name.
+    pub strangers: Counter,
+    /// Certificates that the database has lost and that keep their last status.
+    pub vanished: Gauge,
+    /// Times that everything had to be read anew.
+    pub reloads: Counter,
     /// Times that the database could not be read.
     pub failures: Counter,
 }
@@ -327,7 +341,14 @@ struct Families {
     as_of: Family<SourceLabel, Gauge>,
     certificates: Family<SourceLabel, Gauge>,
     changes: Family<SourceLabel, Counter>,
+    feed_lag: Family<SourceLabel, Gauge>,
     mended: Family<SourceLabel, Counter>,
+    gaps: Family<SourceLabel, Gauge>,
+    odd: Family<SourceLabel, Counter>,
+    refused: Family<SourceLabel, Counter>,
+    strangers: Family<SourceLabel, Counter>,
+    vanished: Family<SourceLabel, Gauge>,
+    reloads: Family<SourceLabel, Counter>,
     feed_failures: Family<SourceLabel, Counter>,
     number: Family<ListLabel, Gauge>,
     entries: Family<ListLabel, Gauge>,
@@ -433,7 +454,14 @@ impl Metrics {
             as_of: f.as_of.get_or_create_owned(&label),
             certificates: f.certificates.get_or_create_owned(&label),
             changes: f.changes.get_or_create_owned(&label),
+            lag: f.feed_lag.get_or_create_owned(&label),
             mended: f.mended.get_or_create_owned(&label),
+            gaps: f.gaps.get_or_create_owned(&label),
+            odd: f.odd.get_or_create_owned(&label),
+            refused: f.refused.get_or_create_owned(&label),
+            strangers: f.strangers.get_or_create_owned(&label),
+            vanished: f.vanished.get_or_create_owned(&label),
+            reloads: f.reloads.get_or_create_owned(&label),
             failures: f.feed_failures.get_or_create_owned(&label),
         }
     }
@@ -500,7 +528,14 @@ impl Families {
             as_of: register(r, "feed_as_of_seconds", "Unix second up to which the index agrees with the database"),
             certificates: register(r, "feed_certificates", "Certificates in the index"),
             changes: register(r, "feed_changes", "Changes applied after the initial load"),
+            feed_lag: register(r, "feed_lag_seconds", "Seconds by which the index may be behind the database"),
             mended: register(r, "feed_mended", "Differences that a reconcile found and mended"),
+            gaps: register(r, "feed_gaps", "Numbers missing in the change log that are still asked for"),
+            odd: register(r, "feed_odd_rows", "Rows left out because they cannot be understood"),
+            refused: register(r, "feed_refused_rows", "Rows not believed because they take back what was known"),
+            strangers: register(r, "feed_stranger_rows", "Rows read of issuers that the config does not name"),
+            vanished: register(r, "feed_vanished", "Certificates lost by the database that keep their last status"),
+            reloads: register(r, "feed_reloads", "Times that everything had to be read anew"),
             feed_failures: register(r, "feed_failures", "Times that the database could not be read"),
             number: register(r, "crl_number", "CRLNumber of the current list"),
             entries: register(r, "crl_entries", "Entries of the current list"),

@@ -441,7 +441,7 @@ fn row(status: Status, changed_at: Time, released_at: Option<Time>) -> Row {
     Row {
         shard: None,
         ca: None,
-        issuer: "demo".to_owned(),
+        issuer: "demo".into(),
         serial: serial(1),
         not_before: ago(1_000 * HOUR),
         not_after: NOW,

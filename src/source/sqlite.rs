@@ -2,28 +2,28 @@
 //!
 //! The change log's AUTOINCREMENT sequence is the order of commits, since SQLite has one writer at a time.
 //! `PRAGMA data_version` tells without reading a table whether another connection has committed anything.
+//! The cursor is `<sequence>:<digest of that change>`, in hex.
 //!
-//! Invariant: rows and the position that covers them are read in one transaction.
+//! Invariants: rows and the position that covers them are read in one transaction; nothing is read, and
+//! nothing vouched for, from a file that no longer stands at the path.
 
-use super::{Batch, OddRow, Page, PageKey, Position, Row, Source, SourceError};
+use super::{Batch, Currency, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::db::{self, Mode};
 use crate::pki::hash::sha256;
 use crate::pki::{Reason, Revocation, Serial, Status, Time};
 use crate::registry;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row as _, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, SqliteConnection};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Rows of one page of the first load.
-const PAGE: i64 = 10_000;
 /// Changes of one batch.
 const BATCH: i64 = 1_000;
-/// How often the file is looked at to see whether another one took its place.
-const FILE_CHECK: Duration = Duration::from_secs(1);
 
 /// The reader of one SQLite file.
 #[derive(Debug)]
@@ -38,9 +38,41 @@ struct Open {
     connection: PoolConnection<Sqlite>,
     /// Device and inode of the file that was opened.
     file: (u64, u64),
-    checked: Instant,
     /// data_version when the change log was last found drained.
     drained_at: Option<i64>,
+}
+
+/// A cursor taken apart.
+struct Cursor {
+    /// Sequence number of the last change read; 0 before the first.
+    sequence: i64,
+    /// What that change said, so that a restored backup which used the number again is noticed; empty
+    /// where there was none.
+    digest: String,
+}
+
+impl Cursor {
+    fn of(position: &Position) -> Result<Self, SourceError> {
+        let parts = position.cursor.split_once(':');
+        let parsed = parts.and_then(|(sequence, digest)| Some((sequence.parse().ok()?, digest.to_owned())));
+        let (sequence, digest) = parsed.ok_or_else(|| SourceError::Position("it is of another kind".to_owned()))?;
+        Ok(Self { sequence, digest })
+    }
+
+    fn at(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let (sequence, at): (i64, i64) = (row.try_get("seq")?, row.try_get("at")?);
+        let (issuer, serial): (String, Vec<u8>) = (row.try_get("issuer")?, row.try_get("serial")?);
+        let content = [&sequence.to_be_bytes()[..], &at.to_be_bytes(), issuer.as_bytes(), b"/", &serial].concat();
+        Ok(Self { sequence, digest: hex(&sha256(&content)) })
+    }
+
+    fn position(&self, database: String) -> Position {
+        Position { database, cursor: format!("{}:{}", self.sequence, self.digest) }
+    }
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 impl SqliteSource {
@@ -51,15 +83,8 @@ impl SqliteSource {
     }
 
     fn open_now(&mut self) -> Result<&mut Open, SourceError> {
-        let path = &self.path;
-        let open = self.open.as_mut().ok_or_else(|| SourceError::Replaced(path.clone()))?;
-        if open.checked.elapsed() >= FILE_CHECK {
-            if file_id(path) != Some(open.file) {
-                return Err(SourceError::Replaced(path.clone()));
-            }
-            open.checked = Instant::now();
-        }
-        Ok(open)
+        let open = self.open.as_mut().filter(|open| file_id(&self.path) == Some(open.file));
+        open.ok_or_else(|| SourceError::Replaced(self.path.clone()))
     }
 }
 
@@ -77,7 +102,7 @@ impl Source for SqliteSource {
         let file = file_id(&self.path).unwrap_or_default();
         let pool = db::open(&self.path, &registry::KIND, Mode::ReadOnly).await?;
         let connection = pool.acquire().await?;
-        self.open = Some(Open { connection, file, checked: Instant::now(), drained_at: None });
+        self.open = Some(Open { connection, file, drained_at: None });
         Ok(())
     }
 
@@ -88,26 +113,30 @@ impl Source for SqliteSource {
             sqlx::query("SELECT seq, issuer, serial, at FROM changes ORDER BY seq DESC LIMIT 1")
                 .fetch_optional(&mut *transaction)
                 .await?;
-        Ok(match last {
-            Some(row) => Position { database, sequence: row.try_get("seq")?, digest: digest(&row)? },
-            None => Position { database, sequence: used_sequence(&mut transaction).await?, digest: [0; 32] },
-        })
+        let cursor = match last {
+            Some(row) => Cursor::at(&row)?,
+            None => Cursor { sequence: used_sequence(&mut transaction).await?, digest: String::new() },
+        };
+        Ok(cursor.position(database))
     }
 
-    async fn page(&mut self, after: Option<&PageKey>) -> Result<Page, SourceError> {
-        let (issuer, serial) = after.map_or(("", &[][..]), |key| (key.issuer.as_str(), key.serial.as_slice()));
+    async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
+        let (issuer, serial) = after.and_then(|PageKey(key)| key.split_once('/')).unwrap_or_default();
         let rows = sqlx::query(
             "SELECT issuer, serial, not_before, not_after, status, revoked_at, reason, invalidity_date, changed_at, \
-             released_at, shard, ca, sha256 FROM certificates WHERE (issuer, serial) > (?, ?) ORDER BY issuer, serial LIMIT ?",
+             released_at, shard, ca, sha256 FROM certificates WHERE (issuer, serial) > (?, unhex(?)) \
+             ORDER BY issuer, serial LIMIT ?",
         )
         .bind(issuer)
         .bind(serial)
-        .bind(PAGE)
+        .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
         .fetch_all(&mut *self.open_now()?.connection)
         .await?;
-        let full = i64::try_from(rows.len()).is_ok_and(|len| len == PAGE);
         let next = match rows.last() {
-            Some(row) if full => Some(PageKey { issuer: row.try_get("issuer")?, serial: row.try_get("serial")? }),
+            Some(row) if rows.len() >= at_most => {
+                let (issuer, serial): (String, Vec<u8>) = (row.try_get("issuer")?, row.try_get("serial")?);
+                Some(PageKey(format!("{issuer}/{}", hex(&serial))))
+            }
             _ => None,
         };
         let (rows, odd) = read_all(&rows);
@@ -115,17 +144,18 @@ impl Source for SqliteSource {
     }
 
     async fn changes(&mut self, position: &Position) -> Result<Batch, SourceError> {
+        let cursor = Cursor::of(position)?;
         let open = self.open_now()?;
         // Before the transaction: a commit in between is then looked for once more, never passed over.
         let version = data_version(&mut open.connection).await?;
         let mut transaction = open.connection.begin().await?;
-        check(&mut transaction, position).await?;
+        check(&mut transaction, position, &cursor).await?;
         let rows = sqlx::query(
             "SELECT seq, changes.issuer, changes.serial, at, not_before, not_after, status, revoked_at, reason, \
              invalidity_date, changed_at, released_at, shard, ca, sha256 FROM changes JOIN certificates USING (issuer, serial) \
              WHERE seq > ? ORDER BY seq LIMIT ?",
         )
-        .bind(position.sequence)
+        .bind(cursor.sequence)
         .bind(BATCH)
         .fetch_all(&mut *transaction)
         .await?;
@@ -135,26 +165,48 @@ impl Source for SqliteSource {
             open.drained_at = Some(version);
         }
         let position = match rows.last() {
-            Some(row) => Position { sequence: row.try_get("seq")?, digest: digest(row)?, ..position.clone() },
+            Some(row) => Cursor::at(row)?.position(position.database.clone()),
             None => position.clone(),
         };
         let (rows, odd) = read_all(&rows);
-        Ok(Batch { rows, odd, position, drained })
+        Ok(Batch { rows, gone: Vec::new(), odd, position, drained, currency: Currency::Present, gaps: 0 })
     }
 
-    async fn wait(&mut self, patience: Duration) -> Result<bool, SourceError> {
+    async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
         let (poll, until) = (self.poll, Instant::now() + patience);
         loop {
             let open = self.open_now()?;
             if Some(data_version(&mut open.connection).await?) != open.drained_at {
-                return Ok(true);
+                return Ok(Waited::News);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(false);
+                return Ok(Waited::Quiet(Currency::Present));
             }
             tokio::time::sleep(poll.min(left)).await;
         }
+    }
+
+    async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
+        let mut serials: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
+        for key in keys {
+            serials.entry(&key.issuer).or_default().push(&key.serial);
+        }
+        let (mut rows, mut odd) = (Vec::new(), Vec::new());
+        for (issuer, serials) in serials {
+            // Only placeholders are put into the text.
+            let places = vec!["?"; serials.len()].join(",");
+            let sql = format!(
+                "SELECT issuer, serial, not_before, not_after, status, revoked_at, reason, invalidity_date, changed_at, \
+                 released_at, shard, ca, sha256 FROM certificates WHERE issuer = ? AND serial IN ({places})"
+            );
+            let query = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(issuer);
+            let query = serials.into_iter().fold(query, sqlx::query::Query::bind);
+            let (found, strange) = read_all(&query.fetch_all(&mut *self.open_now()?.connection).await?);
+            rows.extend(found);
+            odd.extend(strange);
+        }
+        Ok((rows, odd))
     }
 }
 
@@ -168,55 +220,48 @@ async fn used_sequence(connection: &mut SqliteConnection) -> Result<i64, sqlx::E
     Ok(used.fetch_optional(connection).await?.unwrap_or(0))
 }
 
-fn digest(row: &SqliteRow) -> Result<[u8; 32], sqlx::Error> {
-    let (sequence, at): (i64, i64) = (row.try_get("seq")?, row.try_get("at")?);
-    let (issuer, serial): (String, Vec<u8>) = (row.try_get("issuer")?, row.try_get("serial")?);
-    Ok(sha256(&[&sequence.to_be_bytes()[..], &at.to_be_bytes(), issuer.as_bytes(), b"/", &serial].concat()))
-}
-
 /// Whether the change stream goes on from `position`.
-async fn check(connection: &mut SqliteConnection, position: &Position) -> Result<(), SourceError> {
+async fn check(connection: &mut SqliteConnection, position: &Position, cursor: &Cursor) -> Result<(), SourceError> {
+    let unfit = |why: &str| Err(SourceError::Position(why.to_owned()));
     if database(connection).await? != position.database {
-        return Err(SourceError::Position("it is another database, or it was declared restored"));
+        return unfit("it is another database, or it was declared restored");
     }
     let at_position = sqlx::query("SELECT seq, issuer, serial, at FROM changes WHERE seq = ?")
-        .bind(position.sequence)
+        .bind(cursor.sequence)
         .fetch_optional(&mut *connection)
         .await?;
     if let Some(row) = at_position {
-        return match digest(&row)? == position.digest || position.digest == [0; 32] {
+        return match cursor.digest.is_empty() || Cursor::at(&row)?.digest == cursor.digest {
             true => Ok(()),
-            false => Err(SourceError::Position("the change last read is another one now: a backup was restored")),
+            false => unfit("the change last read is another one now: a backup was restored"),
         };
     }
     let oldest: Option<i64> = sqlx::query_scalar("SELECT min(seq) FROM changes").fetch_one(&mut *connection).await?;
     let used = used_sequence(connection).await?;
     match oldest {
-        _ if used < position.sequence => {
-            Err(SourceError::Position("it knows fewer changes than were read: a backup was restored"))
-        }
+        _ if used < cursor.sequence => unfit("it knows fewer changes than were read: a backup was restored"),
         // Trimmed up to the position, or nothing was ever written.
-        Some(oldest) if oldest == position.sequence + 1 => Ok(()),
-        None if used == position.sequence => Ok(()),
-        _ => Err(SourceError::Position("changes that were not read yet have been trimmed")),
+        Some(oldest) if oldest == cursor.sequence + 1 => Ok(()),
+        None if used == cursor.sequence => Ok(()),
+        _ => unfit("changes that were not read yet have been trimmed"),
     }
 }
 
 fn read_all(rows: &[SqliteRow]) -> (Vec<Row>, Vec<OddRow>) {
-    let mut odd = Vec::new();
-    let understood = rows.iter().filter_map(|row| read(row).map_err(|why| odd.push(why)).ok()).collect();
+    let (mut odd, mut issuer) = (Vec::new(), Arc::from(""));
+    let understood = rows.iter().filter_map(|row| read(row, &mut issuer).map_err(|why| odd.push(why)).ok()).collect();
     (understood, odd)
 }
 
 /// The tables check all this themselves; a column that is of another type all the same makes an odd row.
-fn read(row: &SqliteRow) -> Result<Row, OddRow> {
-    let issuer = row.try_get::<String, _>("issuer").unwrap_or_default();
-    let content = row.try_get::<Vec<u8>, _>("serial").unwrap_or_default();
-    let name = || {
-        let hex: String = content.iter().map(|octet| format!("{octet:02X}")).collect();
-        format!("issuer {issuer:?}, serial {hex}")
-    };
-    let odd = |why: String| OddRow { name: name(), why };
+/// `issuer` is that of the row before, as it seldom changes.
+fn read(row: &SqliteRow, issuer: &mut Arc<str>) -> Result<Row, OddRow> {
+    let name = row.try_get::<&str, _>("issuer").unwrap_or_default();
+    if **issuer != *name {
+        *issuer = name.into();
+    }
+    let content = row.try_get::<&[u8], _>("serial").unwrap_or_default();
+    let odd = |why: String| OddRow::of(Key { issuer: Arc::clone(issuer), serial: content.to_vec() }, why);
     let time = |column: &str| {
         let seconds = row.try_get::<Option<i64>, _>(column).map_err(|error| odd(error.to_string()))?;
         Ok(seconds.map(Time::from_unix))
@@ -233,7 +278,7 @@ fn read(row: &SqliteRow) -> Result<Row, OddRow> {
         other => return Err(odd(format!("status {other:?} is unknown"))),
     };
     Ok(Row {
-        serial: Serial::from_content(&content).map_err(|error| odd(error.to_string()))?,
+        serial: Serial::from_content(content).map_err(|error| odd(error.to_string()))?,
         not_before: needed("not_before")?,
         not_after: needed("not_after")?,
         status,
@@ -242,10 +287,10 @@ fn read(row: &SqliteRow) -> Result<Row, OddRow> {
         shard: row.try_get::<Option<u32>, _>("shard").map_err(|error| odd(error.to_string()))?,
         ca: row.try_get("ca").map_err(|error| odd(error.to_string()))?,
         sha256: row
-            .try_get::<Option<Vec<u8>>, _>("sha256")
+            .try_get::<Option<&[u8]>, _>("sha256")
             .map_err(|error| odd(error.to_string()))?
             .and_then(|octets| octets.try_into().ok()),
-        issuer: issuer.clone(),
+        issuer: Arc::clone(issuer),
     })
 }
 
@@ -280,9 +325,14 @@ mod tests {
         sql(ca, format!("INSERT INTO certificates(issuer, serial, not_before, not_after) VALUES {row}")).await;
     }
 
+    /// The position of `sequence` of which nobody knows what the change said.
+    fn at(position: &Position, sequence: i64) -> Position {
+        Position { cursor: format!("{sequence}:"), ..position.clone() }
+    }
+
     async fn gap(source: &mut SqliteSource, position: &Position) -> String {
         match source.changes(position).await.unwrap_err() {
-            SourceError::Position(why) => why.to_owned(),
+            SourceError::Position(why) => why,
             other => panic!("{other}"),
         }
     }
@@ -293,26 +343,24 @@ mod tests {
         let batch = source.changes(&head).await.unwrap();
         assert_eq!((batch.rows.len(), batch.drained, &batch.position), (0, true, &head));
         issue(&ca, "04").await;
-        assert!(source.wait(Duration::from_secs(30)).await.unwrap());
+        assert_eq!(source.wait(Duration::from_secs(30)).await.unwrap(), Waited::News);
         let batch = source.changes(&head).await.unwrap();
         assert_eq!((batch.rows.len(), batch.rows[0].serial.as_bytes()), (1, &[4][..]));
         assert_eq!(source.changes(&batch.position).await.unwrap().rows.len(), 0);
-        let first = Position { sequence: 0, digest: [0; 32], ..head };
-        assert_eq!(source.changes(&first).await.unwrap().rows.len(), 4);
+        assert_eq!(source.changes(&at(&head, 0)).await.unwrap().rows.len(), 4);
     }
 
     #[tokio::test]
     async fn a_backup_another_database_and_trimmed_changes_are_noticed() {
         let (_dir, ca, mut source, head) = case(Duration::from_millis(1)).await;
-        let other_content = Position { digest: [7; 32], ..head.clone() };
+        let other_content = Position { cursor: "3:07".to_owned(), ..head.clone() };
         assert!(gap(&mut source, &other_content).await.contains("a backup was restored"));
-        let ahead = Position { sequence: head.sequence + 5, ..head.clone() };
-        assert!(gap(&mut source, &ahead).await.contains("knows fewer changes"));
-        let early = Position { sequence: 1, digest: [0; 32], ..head.clone() };
+        assert!(gap(&mut source, &at(&head, 8)).await.contains("knows fewer changes"));
+        let early = at(&head, 1);
         assert_eq!(source.changes(&early).await.unwrap().rows.len(), 2);
         sql(&ca, "DELETE FROM changes WHERE seq < 3").await;
         assert!(gap(&mut source, &early).await.contains("trimmed"));
-        assert!(source.changes(&Position { sequence: 2, ..early }).await.is_ok(), "trimmed just up to the position");
+        assert!(source.changes(&at(&head, 2)).await.is_ok(), "trimmed just up to the position");
         sql(&ca, "UPDATE meta SET epoch = epoch + 1").await;
         assert!(gap(&mut source, &head).await.contains("declared restored"));
     }
@@ -322,7 +370,7 @@ mod tests {
         let (_dir, _ca, mut source, head) = case(Duration::from_secs(60)).await;
         source.changes(&head).await.unwrap();
         let (patience, began) = (Duration::from_millis(50), Instant::now());
-        assert!(!source.wait(patience).await.unwrap());
+        assert_eq!(source.wait(patience).await.unwrap(), Waited::Quiet(Currency::Present));
         assert!(began.elapsed() >= patience, "asked again without a pause: after {:?}", began.elapsed());
     }
 }

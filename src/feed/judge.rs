@@ -1,0 +1,78 @@
+//! What is believed of a row: pure, from the row, what was known before, and the issuer's rules.
+
+use super::Fed;
+use crate::index::Record;
+use crate::pki::{Reason, Status, Time};
+use crate::source::Row;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A good certificate that changed within this time before it is loaded may have been answered otherwise
+/// before; its answers are dated from now on. Older ones need no such care: no answer lives so long
+/// (BR-09), nor is any aligned to a point so far back.
+const RECENT: Duration = Duration::from_secs(11 * 86_400);
+/// A revocation dated further ahead than this is worth a warning (life cycle of a status).
+const AHEAD: Duration = Duration::from_secs(300);
+
+/// What is to be believed of `row`, when `known` was known before.
+///
+/// # Errors
+/// Why it is not believed: what was known stays.
+pub(super) fn judge(
+    row: &Row,
+    fed: &Fed,
+    known: Option<&Record>,
+    as_of: Time,
+    loading: bool,
+) -> Result<Record, &'static str> {
+    let status = match row.status {
+        Status::Revoked(mut revocation) => {
+            // Of a database whose clock is ahead the commit, too, is dated ahead.
+            let committed = row.changed_at.min(as_of);
+            if revocation.at > committed {
+                if revocation.at > committed + AHEAD {
+                    let (issuer, serial) = (Arc::clone(&row.issuer), row.serial);
+                    tracing::warn!(%issuer, %serial, at = %revocation.at, "a revocation is dated ahead; it is published now");
+                }
+                let was = known.and_then(|known| known.status.revocation());
+                revocation.at = was.map_or(committed, |was| was.at.min(row.changed_at));
+            }
+            if !fed.reasons.contains(&revocation.reason) {
+                revocation.reason = Reason::Unspecified;
+            }
+            Status::Revoked(revocation)
+        }
+        Status::Good => Status::Good,
+    };
+    let since = match known {
+        // The index keeps what it knew of an unchanged status.
+        Some(known) if known.status == status => known.since,
+        Some(known) => {
+            if let Status::Revoked(was) = known.status {
+                // A hold may be dated back before the release of an earlier one, so the release must also
+                // come after this hold was learned; by more than clocks differ it cannot come before.
+                let ended = |released: Time| released >= was.at && released + AHEAD >= known.since;
+                if status == Status::Good && !(known.status.is_hold() && row.released_at.is_some_and(ended)) {
+                    return Err(
+                        "the database says good of a certificate that was revoked, without a recorded release from hold; it stays revoked",
+                    );
+                }
+                if status.is_hold() && !known.status.is_hold() {
+                    return Err(
+                        "the database says on hold of a certificate that was revoked for good; it stays revoked",
+                    );
+                }
+            }
+            as_of
+        }
+        None if loading && status == Status::Good && row.changed_at + RECENT < as_of => Time::default(),
+        None => as_of,
+    };
+    Ok(Record {
+        not_before: row.not_before,
+        not_after: row.not_after,
+        status,
+        since,
+        sha256: row.sha256.filter(|_| fed.hashes),
+    })
+}
