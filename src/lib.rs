@@ -21,7 +21,7 @@
 //! | [`metrics`] | every figure | nothing |
 //! | [`health`] | what each component says of itself | nothing |
 //! | [`telemetry`] | logs | nothing |
-//! | [`db`] | SQLite files of our own: open, make, migrate | – |
+//! | [`db`] | databases of our own, in SQLite files and on servers: open, make, migrate | – |
 //! | [`registry`] | the issuance database: schema, add, revoke, hold, release | db, sign |
 //! | [`source`] | reading an issuance database by position | db, registry |
 //! | [`state`] | the durable memory: revocations seen, CRL numbers, lists, journal | db |
@@ -48,6 +48,9 @@ pub mod metrics;
 pub mod ocsp;
 pub mod pki;
 pub mod registry;
+#[cfg(test)]
+#[path = "../tests/it/servers.rs"]
+pub(crate) mod servers;
 pub mod sign;
 pub mod source;
 pub mod state;

@@ -17,7 +17,7 @@ mod tests;
 pub use error::RegistryError;
 pub use ops::{Added, Correction, HolderRevocation, NewCertificate, Order};
 
-use crate::db::{self, Kind, Mode};
+use crate::db::{self, Kind, Mode, ServerKind};
 use crate::pki::{Certificate, Issuer, IssuerName, Reason, Revocation, Serial, Status, Time};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Row, SqliteConnection};
@@ -31,6 +31,13 @@ pub const KIND: Kind = Kind {
     name: "issuance database",
     application_id: 0x4a52_6567,
     migrations: &[include_str!("schema.sql"), include_str!("schema_ca.sql")],
+};
+
+/// The same on a database server.
+pub const SERVER_KIND: ServerKind = ServerKind {
+    name: "issuance database",
+    postgres: &[include_str!("schema_postgres.sql")],
+    mariadb: &[include_str!("schema_mariadb.sql")],
 };
 
 /// Where a certificate's private key lives.

@@ -18,6 +18,7 @@ mod ocsp;
 mod ocsp_table;
 mod publish;
 mod reload;
+mod servers;
 mod shutdown;
 mod signed;
 mod validators;

@@ -8,14 +8,12 @@
 //! at through a read-only connection first; `PRAGMA application_id` tells whose it is, `PRAGMA
 //! user_version` how many of the kind's migrations it has seen.
 
+use super::{DbError, Mode, PATIENCE};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use thiserror::Error;
 
-/// How long a statement waits for another process that is writing.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause before a busy file is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 /// SQLite has one writer at a time; the others read.
@@ -32,85 +30,6 @@ pub struct Kind {
     pub application_id: i32,
     /// SQL that leads from each version to the next; only ever appended to.
     pub migrations: &'static [&'static str],
-}
-
-/// What may be done with the file.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mode {
-    /// Made if it is not there, otherwise opened for reading and writing; never emptied.
-    Create,
-    /// Opened for reading and writing, and brought up to date.
-    ReadWrite,
-    /// Only read.
-    ReadOnly,
-}
-
-/// Why a database cannot be opened.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum DbError {
-    /// Nothing there.
-    #[error("there is no {name} at {path}: `jarchy init` makes one")]
-    Missing {
-        /// The kind's name.
-        name: &'static str,
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A database that is not Jarchy's, or another of Jarchy's.
-    #[error(
-        "{path} belongs to another program, it is no {name} of Jarchy's (application_id {found:#010x}); nothing in it was changed"
-    )]
-    Foreign {
-        /// The kind's name.
-        name: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Its `PRAGMA application_id`.
-        found: i32,
-    },
-    /// Not SQLite at all.
-    #[error("{path} is not an SQLite database, so it is no {name} of Jarchy's; nothing in it was changed")]
-    NotSqlite {
-        /// The kind's name.
-        name: &'static str,
-        /// The file.
-        path: PathBuf,
-    },
-    /// Written by a version of Jarchy that knows more migrations.
-    #[error(
-        "the {name} {path} was made by a newer Jarchy (version {found} of its tables, this one knows {known}): use that Jarchy, or a newer one"
-    )]
-    Newer {
-        /// The kind's name.
-        name: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Its `PRAGMA user_version`.
-        found: usize,
-        /// How many migrations this program knows.
-        known: usize,
-    },
-    /// Needs migrations but may only be read.
-    #[error(
-        "the {name} {path} was made by an older Jarchy: open it once for writing, any `jarchy` command that changes something will do"
-    )]
-    Older {
-        /// The kind's name.
-        name: &'static str,
-        /// The file.
-        path: PathBuf,
-    },
-    /// SQLite refused.
-    #[error("{name} {path}: {source}")]
-    Sql {
-        /// The kind's name.
-        name: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What it said.
-        source: sqlx::Error,
-    },
 }
 
 /// What a file's header says of it.
@@ -149,19 +68,19 @@ async fn attempt(path: &Path, kind: &Kind, mode: Mode) -> Result<SqlitePool, DbE
     let known = kind.migrations.len();
     let up_to_date = match inspect(path, kind).await? {
         Found::Nothing if mode != Mode::Create => {
-            return Err(DbError::Missing { name: kind.name, path: path.to_owned() });
+            return Err(DbError::Missing { name: kind.name, place: path.display().to_string() });
         }
         Found::Nothing => false,
         Found::Version(found) if found > known => {
-            return Err(DbError::Newer { name: kind.name, path: path.to_owned(), found, known });
+            return Err(DbError::Newer { name: kind.name, place: path.display().to_string(), found, known });
         }
         Found::Version(found) => found == known,
     };
-    let sql = |source| DbError::Sql { name: kind.name, path: path.to_owned(), source };
+    let sql = |source| DbError::Sql { name: kind.name, place: path.display().to_string(), source };
     let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE);
     let options = match mode {
         Mode::ReadOnly if !up_to_date => {
-            return Err(DbError::Older { name: kind.name, path: path.to_owned() });
+            return Err(DbError::Older { name: kind.name, place: path.display().to_string() });
         }
         Mode::ReadOnly => options.read_only(true),
         Mode::Create | Mode::ReadWrite => options
@@ -185,10 +104,10 @@ async fn attempt(path: &Path, kind: &Kind, mode: Mode) -> Result<SqlitePool, DbE
 }
 
 async fn inspect(path: &Path, kind: &Kind) -> Result<Found, DbError> {
-    let sql = |source| DbError::Sql { name: kind.name, path: path.to_owned(), source };
+    let sql = |source| DbError::Sql { name: kind.name, place: path.display().to_string(), source };
     match path.metadata() {
         Ok(file) if file.is_file() => {}
-        Ok(_) => return Err(DbError::NotSqlite { name: kind.name, path: path.to_owned() }),
+        Ok(_) => return Err(DbError::NotSqlite { name: kind.name, place: path.display().to_string() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(sql(error.into())),
     }
@@ -204,14 +123,18 @@ async fn inspect(path: &Path, kind: &Kind) -> Result<Found, DbError> {
     };
     let (application_id, version, tables) = read.await.map_err(|error| match &error {
         sqlx::Error::Database(refused) if refused.code().as_deref() == Some(NOT_A_DATABASE) => {
-            DbError::NotSqlite { name: kind.name, path: path.to_owned() }
+            DbError::NotSqlite { name: kind.name, place: path.display().to_string() }
         }
         _ => sql(error),
     })?;
     match usize::try_from(version) {
         Ok(version) if application_id == kind.application_id => Ok(Found::Version(version)),
         Ok(0) if application_id == 0 && tables == 0 => Ok(Found::Nothing),
-        _ => Err(DbError::Foreign { name: kind.name, path: path.to_owned(), found: application_id }),
+        _ => Err(DbError::Foreign {
+            name: kind.name,
+            place: path.display().to_string(),
+            found: format!("application_id {application_id:#010x}"),
+        }),
     }
 }
 

@@ -1,0 +1,130 @@
+//! Databases of Jarchy's own, in SQLite files and on PostgreSQL and MariaDB servers: opening, making, and
+//! bringing up to date.
+//!
+//! Goes in: a place and what kind of database belongs there. Comes out: a pool of connections. Knows
+//! nothing of what the tables mean.
+//!
+//! Invariant: what is not of the kind asked for is left exactly as it was; passwords are in no text that
+//! leaves this module.
+
+mod server;
+mod sqlite;
+
+pub use server::{Credentials, Engine, Server, ServerKind, Tls, UrlError};
+pub use sqlite::{Kind, open};
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How long a connection, or a statement that waits for another writer, may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where a database is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// An SQLite file.
+    File(PathBuf),
+    /// A database on a server.
+    Server(Server),
+}
+
+/// As messages name it, without a password.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Server(server) => write!(f, "{server}"),
+        }
+    }
+}
+
+/// What may be done with the database.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Made if it is not there, otherwise opened for reading and writing; never emptied.
+    Create,
+    /// Opened for reading and writing, and brought up to date.
+    ReadWrite,
+    /// Only read.
+    ReadOnly,
+}
+
+/// Why a database cannot be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DbError {
+    /// Nothing there.
+    #[error("there is no {name} at {place}: `jarchy init` makes one")]
+    Missing {
+        /// The kind's name.
+        name: &'static str,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// A database that is not Jarchy's, or another of Jarchy's.
+    #[error("{place} belongs to another program, it is no {name} of Jarchy's ({found}); nothing in it was changed")]
+    Foreign {
+        /// The kind's name.
+        name: &'static str,
+        /// Where it is.
+        place: String,
+        /// What tells it.
+        found: String,
+    },
+    /// Not SQLite at all.
+    #[error("{place} is not an SQLite database, so it is no {name} of Jarchy's; nothing in it was changed")]
+    NotSqlite {
+        /// The kind's name.
+        name: &'static str,
+        /// The file.
+        place: String,
+    },
+    /// Written by a version of Jarchy that knows more migrations.
+    #[error(
+        "the {name} {place} was made by a newer Jarchy (version {found} of its tables, this one knows {known}): use that Jarchy, or a newer one"
+    )]
+    Newer {
+        /// The kind's name.
+        name: &'static str,
+        /// Where it is.
+        place: String,
+        /// How many migrations it has seen.
+        found: usize,
+        /// How many migrations this program knows.
+        known: usize,
+    },
+    /// Needs migrations but may only be read.
+    #[error(
+        "the {name} {place} was made by an older Jarchy: open it once for writing, any `jarchy` command that changes something will do"
+    )]
+    Older {
+        /// The kind's name.
+        name: &'static str,
+        /// Where it is.
+        place: String,
+    },
+    /// The password is not to be had.
+    #[error("{name} {place}: cannot read the password file {}: {why}", file.display())]
+    Password {
+        /// The kind's name.
+        name: &'static str,
+        /// Where the database is.
+        place: String,
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The database refused.
+    #[error("{name} {place}: {source}")]
+    Sql {
+        /// The kind's name.
+        name: &'static str,
+        /// Where it is.
+        place: String,
+        /// What it said.
+        source: sqlx::Error,
+    },
+}
