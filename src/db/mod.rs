@@ -27,7 +27,7 @@ pub enum Place {
     /// An SQLite file.
     File(PathBuf),
     /// A database on a server.
-    Server(Server),
+    Server(Box<Server>),
 }
 
 /// As messages name it, without a password.
