@@ -127,6 +127,16 @@ const KIND: Kind = Kind {
             expected INTEGER NOT NULL
         ) STRICT;
     ",
+        r"
+        -- Certificates that the database lost, and that an operator let go of. kept: it stays revoked.
+        CREATE TABLE dropped (
+            issuer TEXT NOT NULL,
+            serial BLOB NOT NULL,
+            at INTEGER NOT NULL,
+            kept INTEGER NOT NULL CHECK (kept IN (0, 1)),
+            PRIMARY KEY (issuer, serial)
+        ) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 
@@ -519,6 +529,43 @@ impl State {
         let rows = sqlx::query("SELECT serial FROM releases WHERE issuer = ?").bind(issuer.as_str());
         let rows = rows.fetch_all(&self.0.pool).await.map_err(self.sql())?;
         rows.iter().map(|row| self.serial("releases", row)).collect()
+    }
+
+    /// Certificates of `issuer` that the database lost and an operator let go of, and that stay revoked.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn dropped(&self, issuer: &IssuerName) -> Result<BTreeSet<Serial>, StateError> {
+        let rows = sqlx::query("SELECT serial FROM dropped WHERE issuer = ? AND kept = 1").bind(issuer.as_str());
+        let rows = rows.fetch_all(&self.0.pool).await.map_err(self.sql())?;
+        rows.iter().map(|row| self.serial("dropped", row)).collect()
+    }
+
+    /// Writes down that `actor` let go of certificates which the database lost, each with whether it stays
+    /// revoked.
+    ///
+    /// # Errors
+    /// If it could not be written; then nothing was.
+    pub async fn drop_lost(
+        &self,
+        issuer: &IssuerName,
+        lost: &[(Serial, bool)],
+        actor: &str,
+        now: Time,
+    ) -> Result<(), StateError> {
+        let kept = lost.iter().filter(|(_, kept)| *kept).count();
+        let what = format!(
+            "{issuer}: let go of {} certificates that the database has lost; {kept} of them stay revoked",
+            lost.len()
+        );
+        let mut transaction = self.begin().await?;
+        for (serial, kept) in lost {
+            let row = sqlx::query("INSERT OR REPLACE INTO dropped VALUES (?, ?, ?, ?)").bind(issuer.as_str());
+            let row = row.bind(serial.as_bytes()).bind(now.unix()).bind(*kept);
+            row.execute(&mut *transaction).await.map_err(self.sql())?;
+        }
+        self.decide(&mut transaction, now, actor, &what).await?;
+        transaction.commit().await.map_err(self.sql())
     }
 
     /// Makes this process the only one that publishes from this store, until it ends or drops the store.

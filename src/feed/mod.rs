@@ -8,24 +8,32 @@
 //! the source proves less; it stands still while the database cannot be read (promise 2). A revocation once
 //! seen stays, whatever the database says later, unless a release is recorded there (promise 12).
 
+mod desk;
 mod doubts;
 mod judge;
 mod memory;
+mod reconcile;
+mod vanished;
+
+pub use desk::{Desk, Dropped, Reconciled};
 
 use crate::health::Component;
 use crate::index::{Index, Record};
 use crate::metrics;
 use crate::pki::{Clock, IssuerName, Reason, Serial, Status, Time};
-use crate::source::{Batch, Currency, OddRow, Position, Row, Source, SourceError, Waited};
+use crate::source::{Batch, Currency, Gone, Key, OddRow, Position, Row, Source, SourceError, Waited};
 use crate::state::State;
+use desk::Order;
 use doubts::Doubts;
 use judge::judge;
 use memory::{Memory, record_of};
-use std::collections::HashMap;
+use reconcile::{Reconcile, STEP, Search, Stage, rest};
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::watch;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use vanished::Vanished;
 
 /// How long one look at the database may find nothing before the feed speaks up for the time passed.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -84,11 +92,14 @@ pub struct Pace {
     pub read_time: Duration,
     /// How old `as_of` may be before readiness turns red.
     pub max_staleness: Duration,
+    /// From one reconcile to the next; `None` for none but on demand.
+    pub reconcile: Option<Duration>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { read_time: Duration::from_secs(30), max_staleness: Duration::from_secs(60) }
+        let day = Duration::from_secs(86_400);
+        Self { read_time: Duration::from_secs(30), max_staleness: Duration::from_secs(60), reconcile: Some(day) }
     }
 }
 
@@ -106,6 +117,13 @@ pub struct Feed<S> {
     /// What the indexes are at least as new as; `None` until everything was loaded.
     position: watch::Sender<Option<Position>>,
     as_of: Option<Time>,
+    vanished: Vanished,
+    desk: Desk,
+    orders: mpsc::Receiver<Order>,
+    /// The one that is under way.
+    reconcile: Option<Reconcile>,
+    /// When the last one ended, or the feed began.
+    reconciled: Instant,
 }
 
 impl<S: Source> Feed<S> {
@@ -118,8 +136,24 @@ impl<S: Source> Feed<S> {
         metrics: metrics::Feed,
         health: Component,
     ) -> Self {
-        let (memory, doubts, position) = (Memory::new(state), Doubts::default(), watch::Sender::new(None));
-        Self { source, issuers, pace: Pace::default(), clock, metrics, health, memory, doubts, position, as_of: None }
+        let (desk, orders) = Desk::new();
+        Self {
+            source,
+            issuers,
+            pace: Pace::default(),
+            clock,
+            metrics,
+            health,
+            memory: Memory::new(state),
+            doubts: Doubts::default(),
+            position: watch::Sender::new(None),
+            as_of: None,
+            vanished: Vanished::default(),
+            desk,
+            orders,
+            reconcile: None,
+            reconciled: Instant::now(),
+        }
     }
 
     /// Sets the times that the feed keeps to.
@@ -141,6 +175,12 @@ impl<S: Source> Feed<S> {
     #[must_use]
     pub fn position(&self) -> watch::Receiver<Option<Position>> {
         self.position.subscribe()
+    }
+
+    /// Where operators' wishes come in.
+    #[must_use]
+    pub fn desk(&self) -> Desk {
+        self.desk.clone()
     }
 
     /// Runs until `stop` turns true. Errors of the database are waited out, never passed on.
@@ -172,13 +212,17 @@ impl<S: Source> Feed<S> {
     /// What was known to be revoked before this start is known from the first moment.
     async fn recall(&mut self) {
         for (issuer, Fed { index, .. }) in &self.issuers {
-            let seen = loop {
-                match self.memory.state().revocations(issuer).await {
-                    Ok(seen) => break seen,
+            let (seen, dropped) = loop {
+                let state = self.memory.state();
+                match tokio::try_join!(state.revocations(issuer), state.dropped(issuer)) {
+                    Ok(recalled) => break recalled,
                     Err(error) => self.health.failed(format!("the state cannot be read: {error}")),
                 }
                 tokio::time::sleep(LAST_RETRY).await;
             };
+            for (serial, _) in seen.iter().filter(|(serial, _)| dropped.contains(serial)) {
+                self.vanished.settled(issuer, *serial);
+            }
             index.load(seen.into_iter().map(|(serial, seen)| (serial, record_of(&seen))).collect());
         }
     }
@@ -209,9 +253,10 @@ impl<S: Source> Feed<S> {
     async fn advance(&mut self, position: &Position) -> Result<(), SourceError> {
         let sampled = self.clock.now();
         let batch = within(self.pace.read_time, "changes", self.source.changes(position)).await?;
-        let Batch { rows, odd, position, drained, currency, gaps, .. } = batch;
+        let Batch { rows, gone, odd, position, drained, currency, gaps } = batch;
         self.odd(&odd);
         let changed = self.take(rows, sampled).await;
+        gone.into_iter().for_each(|gone| self.gone(gone, sampled));
         self.metrics.changes.inc_by(changed);
         self.metrics.gaps.set(i64::try_from(gaps).unwrap_or(i64::MAX));
         self.position.send_if_modified(|known| {
@@ -229,12 +274,14 @@ impl<S: Source> Feed<S> {
     /// Waits for the next commit; every look that finds none proves that the index is still right.
     async fn idle(&mut self) -> Result<(), SourceError> {
         loop {
+            self.obey().await;
+            let pause = self.step().await?.unwrap_or(PATIENCE);
             let sampled = self.clock.now();
             let Waited::Quiet(currency) = self.wait(Duration::ZERO).await? else { return Ok(()) };
             self.memory.save(HEARD_AFTER).await;
             self.vouch(sampled, currency);
             self.issuers.values().for_each(|fed| fed.index.tidy());
-            if self.wait(PATIENCE).await? == Waited::News {
+            if self.wait(pause).await? == Waited::News {
                 return Ok(());
             }
         }
@@ -261,15 +308,17 @@ impl<S: Source> Feed<S> {
         let as_of = self.clock.now();
         let head = self.read("its newest change", S::head).await?;
         self.doubts.clear_rows();
+        let asked = self.reconcile.take().map(|interrupted| interrupted.asked).unwrap_or_default();
+        let (first, expected) = (!self.is_complete(), self.expected());
         let mut after = None;
         let mut collected: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
-        let mut rows: u64 = 0;
+        let mut seen: u64 = 0;
         loop {
             let page = within(self.pace.read_time, "a page", self.source.page(after.as_ref(), PAGE)).await?;
-            self.odd(&page.odd);
-            let ours = page.rows.iter().filter(|row| self.issuers.contains_key(&*row.issuer));
-            rows += u64::try_from(ours.count()).unwrap_or(0);
-            for (issuer, believed) in self.believe(page.rows, as_of, true).await {
+            seen += self.odd(&page.odd);
+            let (believed, known) = self.believe(page.rows, as_of, true).await;
+            seen += known;
+            for (issuer, believed) in believed {
                 let records = collected.entry(issuer.clone()).or_default();
                 records.extend(believed);
                 self.flush(&issuer, records, LOAD_BATCH);
@@ -282,17 +331,27 @@ impl<S: Source> Feed<S> {
         for (issuer, mut records) in collected {
             self.flush(&issuer, &mut records, 0);
         }
-        let known: u64 = self.issuers.values().map(|fed| fed.index.issued()).sum();
-        if rows < known {
-            self.doubts.row(
-                "the database".to_owned(),
-                &format!(
-                    "it holds {rows} certificates where {known} were known: those that are gone keep their last status"
-                ),
-            );
+        tracing::info!(certificates = self.known(), "the issuance database was read");
+        if !asked.is_empty() {
+            self.reconcile = Some(Reconcile { asked, ..Reconcile::begin(self.expected()) });
+        } else if seen < expected {
+            self.reconcile = Some(Reconcile::search(self.issuers.keys().cloned().collect(), first));
         }
-        tracing::info!(certificates = known, "the issuance database was read");
         Ok(head)
+    }
+
+    /// Certificates in the indexes.
+    fn known(&self) -> u64 {
+        self.issuers.values().map(|fed| fed.index.issued()).sum()
+    }
+
+    /// Certificates that the database should have.
+    fn expected(&self) -> u64 {
+        self.known().saturating_sub(self.vanished.len())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.issuers.values().all(|fed| fed.index.is_complete())
     }
 
     fn flush(&self, issuer: &IssuerName, records: &mut Vec<(Serial, Record)>, at_least: usize) {
@@ -306,7 +365,7 @@ impl<S: Source> Feed<S> {
     /// Makes a batch of changes visible; returns how many said anything new.
     async fn take(&mut self, rows: Vec<Row>, as_of: Time) -> u64 {
         let mut changed = 0;
-        for (issuer, believed) in self.believe(rows, as_of, false).await {
+        for (issuer, believed) in self.believe(rows, as_of, false).await.0 {
             if let Some(Fed { index, .. }) = self.issuers.get(&issuer) {
                 changed += index.apply(&believed);
             }
@@ -314,14 +373,11 @@ impl<S: Source> Feed<S> {
         u64::try_from(changed).unwrap_or(0)
     }
 
-    /// Turns rows into the records to apply, and makes durable what must never be forgotten.
-    async fn believe(
-        &mut self,
-        rows: Vec<Row>,
-        as_of: Time,
-        loading: bool,
-    ) -> Vec<(IssuerName, Vec<(Serial, Record)>)> {
+    /// Turns rows into the records to apply, and makes durable what must never be forgotten. Says also how
+    /// many of the rows were known before and not missed.
+    async fn believe(&mut self, rows: Vec<Row>, as_of: Time, loading: bool) -> (Believed, u64) {
         let mut believed: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
+        let mut seen: u64 = 0;
         for row in rows {
             let Some((issuer, fed)) = self.issuers.get_key_value(&*row.issuer) else {
                 self.doubts.stranger(&row.issuer);
@@ -329,7 +385,13 @@ impl<S: Source> Feed<S> {
                 continue;
             };
             let known = fed.index.view().get(&row.serial);
-            let name = || format!("issuer {issuer}, serial {}", row.serial);
+            let name = || name(issuer, &row.serial);
+            let missed = !self.vanished.is_empty() && self.vanished.found(issuer.as_str(), &row.serial);
+            match (&known, &mut self.reconcile) {
+                (Some(_), _) => seen += u64::from(!missed),
+                (None, Some(run)) => _ = run.fresh.insert((issuer.clone(), row.serial)),
+                (None, None) => {}
+            }
             if let Some(part) = fed.parts.of(&row)
                 && !fed.index.assign(&[(row.serial, part)]).is_empty()
             {
@@ -358,7 +420,199 @@ impl<S: Source> Feed<S> {
         }
         // Nobody waits for a load, and it may bring very many.
         self.memory.save(if loading { Duration::MAX } else { HEARD_AFTER }).await;
-        believed.into_iter().collect()
+        (believed.into_iter().collect(), seen)
+    }
+
+    /// A certificate left the database. A good one of which the database says so is let go of; whatever else
+    /// is not there any more keeps its last status.
+    fn gone(&mut self, gone: Gone, now: Time) {
+        let (Gone::Deleted(key) | Gone::Missing(key)) = &gone;
+        let Some((issuer, fed)) = self.issuers.get_key_value(&*key.issuer) else { return };
+        let Ok(serial) = Serial::from_content(&key.serial) else { return };
+        let Some(record) = fed.index.view().get(&serial) else { return };
+        if matches!(gone, Gone::Deleted(_)) && record.status == Status::Good {
+            tracing::info!(%issuer, %serial, "the database deleted this certificate: nothing is known of it any more");
+            fed.index.forget(&[serial]);
+        } else if record.not_after < now {
+            self.vanished.settled(issuer, serial);
+        } else if self.vanished.missed(issuer, serial) {
+            tracing::warn!(%issuer, %serial, "gone from the database; it keeps its last status");
+        }
+    }
+
+    /// Does what operators want done.
+    async fn obey(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Reconcile(reply) => {
+                    let expected = self.expected();
+                    self.reconcile.get_or_insert_with(|| Reconcile::begin(expected)).asked.push(reply);
+                }
+                Order::ConfirmDrop { actor, reply } => {
+                    let dropped = self.confirm_drop(&actor).await;
+                    // Who asked may have gone.
+                    _ = reply.send(dropped);
+                }
+            }
+        }
+    }
+
+    /// Lets go of what the database has lost: of good certificates nothing is known any more, revoked ones
+    /// stay revoked and are missed no more.
+    async fn confirm_drop(&mut self, actor: &str) -> Result<Dropped, String> {
+        let mut lost: HashMap<IssuerName, Vec<(Serial, bool)>> = HashMap::new();
+        for (issuer, serial) in self.vanished.open() {
+            let Some(fed) = self.issuers.get(issuer) else { continue };
+            let kept = fed.index.view().get(&serial).is_some_and(|record| record.status != Status::Good);
+            lost.entry(issuer.clone()).or_default().push((serial, kept));
+        }
+        let mut dropped = Dropped::default();
+        for (issuer, lost) in &lost {
+            let now = self.clock.now();
+            self.memory.state().drop_lost(issuer, lost, actor, now).await.map_err(|error| error.to_string())?;
+            tracing::warn!(%issuer, actor, certificates = lost.len(), "an operator lets go of what the database has lost");
+            let good: Vec<Serial> = lost.iter().filter(|(_, kept)| !kept).map(|(serial, _)| *serial).collect();
+            if let Some(fed) = self.issuers.get(issuer) {
+                fed.index.forget(&good);
+            }
+            for (serial, kept) in lost {
+                match kept {
+                    true => self.vanished.settled(issuer, *serial),
+                    false => _ = self.vanished.found(issuer.as_str(), serial),
+                }
+                *(if *kept { &mut dropped.kept } else { &mut dropped.forgotten }) += 1;
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// One step of the reconcile that is under way or due, after all that was committed before has been read;
+    /// how long to rest after it.
+    async fn step(&mut self) -> Result<Option<Duration>, SourceError> {
+        if self.reconcile.is_none() && self.pace.reconcile.is_some_and(|every| self.reconciled.elapsed() >= every) {
+            self.reconcile = Some(Reconcile::begin(self.expected()));
+        }
+        let Some(mut run) = self.reconcile.take() else { return Ok(None) };
+        let began = Instant::now();
+        let outcome = self.go_on(&mut run).await;
+        if outcome.is_ok() && matches!(run.stage, Stage::Done) && run.suspects.is_empty() {
+            self.conclude(run);
+        } else {
+            self.reconcile = Some(run);
+        }
+        outcome.map(|()| Some(rest(began.elapsed())))
+    }
+
+    async fn go_on(&mut self, run: &mut Reconcile) -> Result<(), SourceError> {
+        if !run.suspects.is_empty() {
+            return self.hear(run).await;
+        }
+        match &mut run.stage {
+            Stage::Pages(after) => {
+                let now = self.clock.now();
+                let page = within(self.pace.read_time, "a page", self.source.page(after.as_ref(), STEP)).await?;
+                *after = page.next;
+                let last = after.is_none();
+                run.seen += self.odd(&page.odd);
+                for row in page.rows {
+                    self.compare(run, row, now);
+                }
+                if last {
+                    let search = || Stage::Search(Search::new(self.issuers.keys().cloned().collect(), false));
+                    run.stage = if run.seen < run.expected { search() } else { Stage::Done };
+                }
+                Ok(())
+            }
+            Stage::Search(search) => {
+                let through = self.search(search).await?;
+                if through {
+                    run.stage = Stage::Done;
+                }
+                Ok(())
+            }
+            Stage::Done => Ok(()),
+        }
+    }
+
+    /// Notes the row down if it says other than the index, and that it is there.
+    fn compare(&mut self, run: &mut Reconcile, row: Row, now: Time) {
+        let Some((issuer, fed)) = self.issuers.get_key_value(&*row.issuer) else { return };
+        run.outcome.compared += 1;
+        let known = fed.index.view().get(&row.serial);
+        let missed = self.vanished.found(issuer.as_str(), &row.serial);
+        if known.is_some() && !missed && !(run.fresh.contains(&(issuer.clone(), row.serial))) {
+            run.seen += 1;
+        }
+        // What is not believed is in doubt already and stays so.
+        let Ok(record) = judge(&row, fed, known.as_ref(), now, false) else { return };
+        if known.is_none_or(|known| Record { since: known.since, ..record } != known) {
+            run.suspects.push(row);
+        }
+    }
+
+    /// Reads the suspects again: what the database still says of them although all that was committed when
+    /// they were first read has been taken in, the feed has missed.
+    async fn hear(&mut self, run: &mut Reconcile) -> Result<(), SourceError> {
+        let sampled = self.clock.now();
+        let key = |row: &Row| Key { issuer: Arc::clone(&row.issuer), serial: row.serial.as_bytes().to_vec() };
+        let suspects: HashMap<Key, &Row> = run.suspects.iter().map(|row| (key(row), row)).collect();
+        let keys: Vec<Key> = suspects.keys().cloned().collect();
+        let (rows, _) = within(self.pace.read_time, "single rows", self.source.reread(&keys)).await?;
+        let same = rows.into_iter().filter(|row| suspects.get(&key(row)) == Some(&row)).collect();
+        run.suspects.clear();
+        let mended = self.take(same, sampled).await;
+        run.outcome.mended += mended;
+        self.metrics.mended.inc_by(mended);
+        Ok(())
+    }
+
+    /// Asks for some of what is known; `true` when all was asked for.
+    async fn search(&mut self, search: &mut Search) -> Result<bool, SourceError> {
+        while search.keys.len() < STEP
+            && let Some(issuer) = search.issuers.last()
+        {
+            let Some((part, fed)) = search.part.zip(self.issuers.get(issuer)) else {
+                search.issuers.pop();
+                search.part = Some(0);
+                continue;
+            };
+            let name: Arc<str> = issuer.as_str().into();
+            let (only_revoked, keys) = (search.only_revoked, &mut search.keys);
+            search.part = fed.index.view().for_each_of_part(part, |serial, record| {
+                if !only_revoked || record.status != Status::Good {
+                    keys.push_back(Key { issuer: Arc::clone(&name), serial: serial.as_bytes().to_vec() });
+                }
+            });
+        }
+        let keys: Vec<Key> = search.keys.drain(..STEP.min(search.keys.len())).collect();
+        if keys.is_empty() {
+            return Ok(true);
+        }
+        let now = self.clock.now();
+        let (rows, odd) = within(self.pace.read_time, "single rows", self.source.reread(&keys)).await?;
+        let there: HashSet<(&str, &[u8])> = rows.iter().map(|row| (&*row.issuer, row.serial.as_bytes())).collect();
+        let odd: HashSet<&Key> = odd.iter().filter_map(|odd| odd.key.as_ref()).collect();
+        for key in &keys {
+            if !there.contains(&(&*key.issuer, key.serial.as_slice())) && !odd.contains(key) {
+                self.gone(Gone::Missing(key.clone()), now);
+            }
+        }
+        Ok(false)
+    }
+
+    fn conclude(&mut self, mut run: Reconcile) {
+        run.outcome.vanished = u64::try_from(self.vanished.open().count()).unwrap_or(u64::MAX);
+        let Reconciled { compared, mended, vanished } = run.outcome;
+        if mended > 0 {
+            tracing::warn!(compared, mended, vanished, "a reconcile found what the feed had missed, and mended it");
+        } else {
+            tracing::info!(compared, mended, vanished, "reconciled with the issuance database");
+        }
+        self.reconciled = Instant::now();
+        for asked in run.asked {
+            // Who asked may have gone.
+            _ = asked.send(run.outcome);
+        }
     }
 
     /// Vouches for all that a reading which began at `sampled` proves.
@@ -379,15 +633,15 @@ impl<S: Source> Feed<S> {
             }
         }
         self.show_lag();
-        let known: u64 = self.issuers.values().map(|fed| fed.index.issued()).sum();
-        self.metrics.certificates.set(i64::try_from(known).unwrap_or(i64::MAX));
+        self.metrics.certificates.set(i64::try_from(self.known()).unwrap_or(i64::MAX));
+        self.metrics.vanished.set(i64::try_from(self.vanished.open().count()).unwrap_or(i64::MAX));
         self.speak(sampled);
     }
 
     /// Tells in health how the feed is.
     fn speak(&mut self, now: Time) {
         let stale = self.as_of.is_none_or(|as_of| now.since(as_of) > self.pace.max_staleness);
-        let alarm = self.memory.alarm().or_else(|| self.doubts.alarm());
+        let alarm = self.memory.alarm().or_else(|| self.vanished.alarm()).or_else(|| self.doubts.alarm());
         match (stale, alarm) {
             (true, _) => self.health.failed(match self.as_of {
                 Some(as_of) => format!(
@@ -407,13 +661,30 @@ impl<S: Source> Feed<S> {
         self.metrics.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
     }
 
-    fn odd(&mut self, rows: &[OddRow]) {
-        for OddRow { name, why, .. } in rows {
+    /// Tells of rows that are left out; how many of them are of certificates that are known.
+    fn odd(&mut self, rows: &[OddRow]) -> u64 {
+        let mut known = 0;
+        for OddRow { key, name, why } in rows {
             if self.doubts.row(name.clone(), &format!("the row is left out: {why}")) {
                 self.metrics.odd.inc();
             }
+            let index = key.as_ref().and_then(|key| Some((self.issuers.get(&*key.issuer)?, key)));
+            let serial = |key: &Key| Serial::from_content(&key.serial).ok();
+            known +=
+                u64::from(index.is_some_and(|(fed, key)| {
+                    serial(key).is_some_and(|serial| fed.index.view().get(&serial).is_some())
+                }));
         }
+        known
     }
+}
+
+/// Records to apply, by issuer.
+type Believed = Vec<(IssuerName, Vec<(Serial, Record)>)>;
+
+/// As [`Key`] displays it.
+fn name(issuer: &IssuerName, serial: &Serial) -> String {
+    Key { issuer: issuer.as_str().into(), serial: serial.as_bytes().to_vec() }.to_string()
 }
 
 /// What `reading` comes to, unless it takes longer than `time`.
