@@ -17,6 +17,7 @@ mod lists;
 
 use crate::config::{self, Config, OcspSigner};
 use crate::crl::{Part, Shelf};
+use crate::db::Place;
 use crate::feed::{Fed, Feed, Pace, Parts};
 use crate::health::Health;
 use crate::http::admin::Admin;
@@ -136,7 +137,7 @@ pub async fn serve(
     }
     let mut ids = 0..;
     let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
-    let feeds = feeds(&config, &issuers, &common);
+    let feeds = feeds(&config, &issuers, &common)?;
 
     // Before anyone is served: whoever is refused a start has answered nothing.
     let operators = config.server.admin.map(admin_listener).transpose()?;
@@ -264,15 +265,18 @@ fn watched(
 
 /// One feed for each source, under the name of its health component. An adapter of another kind is one more
 /// arm; each feeds the issuers that the config tells it.
-fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> Vec<(String, Running)> {
+fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> anyhow::Result<Vec<(String, Running)>> {
     let fed = config.issuers.iter().zip(issuers).map(|(settings, lasting)| {
         let reasons = settings.profile.policy().reasons;
         let (hashes, parts) = (settings.ocsp.cert_hash, Parts::Shards);
         let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes, parts };
         (settings.name.clone(), fed)
     });
-    let source = SqliteSource::new(config.database.path.clone(), config.database.poll);
-    vec![start("database", source, fed.collect(), config.database.max_staleness, common)]
+    let Place::File(path) = &config.database.place else {
+        anyhow::bail!("{}: serving from a database on a server is not possible yet", config.database.place);
+    };
+    let source = SqliteSource::new(path.clone(), config.database.poll);
+    Ok(vec![start("database", source, fed.collect(), config.database.max_staleness, common)])
 }
 
 fn start(
@@ -331,18 +335,21 @@ impl Signals {
 /// # Errors
 /// If it is missing or somebody else's, or calls another CA by the name of one of these.
 pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
-    let registry = Registry::open(&config.database.path).await?;
+    let registry = Registry::open(&config.database.place).await?;
     let known = registry.issuers().await?;
     for issuer in &config.issuers {
         let certificate = read_certificate(&issuer.certificate)?;
         match known.iter().find(|known| known.name == issuer.name) {
-            None => registry.add_issuer(&issuer.name, &certificate).await?,
+            None => registry
+                .add_issuer(&issuer.name, &certificate)
+                .await
+                .with_context(|| format!("cannot register issuer \"{}\" in {}", issuer.name, config.database.place))?,
             Some(found) => anyhow::ensure!(
                 found.certificate.spki() == certificate.spki() && found.certificate.subject() == certificate.subject(),
                 "{}: this is another CA than the one that {} calls \"{}\": a CA with a new name or key is another \
                  issuer and needs a name of its own",
                 issuer.certificate.display(),
-                config.database.path.display(),
+                config.database.place,
                 issuer.name
             ),
         }

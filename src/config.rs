@@ -14,6 +14,7 @@ pub mod show;
 pub use profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId, ShardBy};
 
 use crate::crl::{self, History, KeepExpired};
+use crate::db::{self, Credentials, Place, Tls};
 use crate::pki::{IssuerName, Reason, Revocation, Time};
 use crate::telemetry::Format;
 use humantime_serde::re::humantime::{format_duration, parse_duration};
@@ -23,6 +24,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
@@ -106,11 +108,12 @@ pub struct Log {
 }
 
 /// `[database]`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Database {
-    /// The SQLite file of the issuance database. Default `issuance.db`.
-    pub path: PathBuf,
-    /// How often it is asked for changes. Default 20 ms.
+    /// Where the issuance database is: an SQLite file, or on a server. Default the file `issuance.db`.
+    pub place: Place,
+    /// How often it is asked for changes, where it does not tell by itself. Default 20 ms for a file, 100 ms for
+    /// a server.
     pub poll: Duration,
     /// Out of reach for longer than this, nothing new is signed but `revoked`. Default 60 s.
     pub max_staleness: Duration,
@@ -294,7 +297,7 @@ impl Diagnostic {
             column,
             message,
             help,
-            source: source.to_owned(),
+            source: without_password(source),
             width: on_line.max(1),
         }
     }
@@ -306,6 +309,22 @@ impl Diagnostic {
         writeln!(f, "{margin} |\n{line} | {source}")?;
         write!(f, "{margin} | {}{}", " ".repeat(column - 1), "^".repeat(*width))?;
         help.iter().try_for_each(|help| write!(f, "\n{margin} = {help}"))
+    }
+}
+
+/// A line of a config file with asterisks for the password of a URL in it; it stays as long as it was.
+fn without_password(line: &str) -> String {
+    let secret = || {
+        let authority = line.find("://")? + 3;
+        let end = line.rfind('@').filter(|end| *end > authority)?;
+        let start = authority + line.get(authority..end)?.find(':')? + 1;
+        Some(start..end)
+    };
+    match secret()
+        .and_then(|secret| Some((line.get(..secret.start)?, line.get(secret.clone())?, line.get(secret.end..)?)))
+    {
+        Some((before, secret, after)) => format!("{before}{}{after}", "*".repeat(secret.chars().count())),
+        None => line.to_owned(),
     }
 }
 
@@ -323,6 +342,18 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// It holds a password and others may read it.
+    #[error(
+        "the database URL in {path} holds a password, and others may read the file (mode {mode:03o}): chmod 600 {path}, \
+         or put the password into a file of its own, named by `password_file`",
+        path = path.display()
+    )]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// It can be read, and this is wrong in it.
     #[error("{}", Diagnostics(path, diagnostics))]
@@ -356,7 +387,14 @@ impl Config {
             _ => ConfigError::Read { path: path.to_owned(), source },
         };
         let text = std::fs::read_to_string(path).map_err(read)?;
-        Self::from_text(&text, path)
+        let config = Self::from_text(&text, path)?;
+        let mode = path.metadata().map_err(read)?.permissions().mode() & 0o777;
+        match &config.database.place {
+            Place::Server(server) if server.has_password() && mode & 0o077 != 0 => {
+                Err(ConfigError::Readable { path: path.to_owned(), mode })
+            }
+            _ => Ok(config),
+        }
     }
 
     /// Checks and completes `text` as what stands, or will stand, in the config file at `path`.
@@ -397,11 +435,7 @@ impl Config {
             file: file.to_owned(),
             server: check.server(server),
             log: check.log(log),
-            database: Database {
-                path: check.path(database.path.unwrap_or_else(|| "issuance.db".into())),
-                poll: check.duration(database.poll, Duration::from_millis(20), Duration::from_millis(1), 60 * SECOND),
-                max_staleness: check.duration(database.max_staleness, 60 * SECOND, SECOND, 24 * HOUR),
-            },
+            database: check.database(database)?,
             state: StateStore { path: check.path(state.path.unwrap_or_else(|| "jarchy-state.db".into())) },
             issuers: issuers.into_iter().collect::<Option<_>>()?,
         })
@@ -473,6 +507,66 @@ impl Check<'_> {
             if let Some(first) = seen.insert(name.get_ref().as_str(), line) {
                 let message = format!("an issuer called \"{}\" already stands in line {first}", name.get_ref());
                 self.at(name.span(), message, "give each issuer its own name: it tells their URLs apart");
+            }
+        }
+    }
+
+    /// `None` only if the URL cannot be used, which is then noted.
+    fn database(&mut self, database: file::Database) -> Option<Database> {
+        let for_servers = [
+            ("password_file", database.password_file.as_ref().map(Spanned::span)),
+            ("tls", database.tls.as_ref().map(Spanned::span)),
+            ("ca_certificate", database.ca_certificate.as_ref().map(Spanned::span)),
+            ("client_certificate", database.client_certificate.as_ref().map(Spanned::span)),
+            ("client_key", database.client_key.as_ref().map(Spanned::span)),
+        ];
+        let (place, poll) = match (&database.url, &database.path) {
+            (None, path) => {
+                for (name, span) in for_servers.into_iter().filter_map(|(name, span)| Some((name, span?))) {
+                    let help = format!("leave `{name}` out, or give the database's `url`");
+                    self.at(span, format!("`{name}` is for databases on a server"), help);
+                }
+                let path = path.as_ref().map_or_else(|| "issuance.db".into(), |path| path.get_ref().clone());
+                (Some(Place::File(self.path(path))), 20)
+            }
+            (Some(url), None) => (self.database_server(url, &database).map(Box::new).map(Place::Server), 100),
+            (Some(_), Some(path)) => {
+                self.at(path.span(), "the database is either a file or on a server", "leave out `path` or `url`");
+                (None, 20)
+            }
+        };
+        Some(Database {
+            poll: self.duration(database.poll, Duration::from_millis(poll), Duration::from_millis(1), 60 * SECOND),
+            max_staleness: self.duration(database.max_staleness, 60 * SECOND, SECOND, 24 * HOUR),
+            place: place?,
+        })
+    }
+
+    fn database_server(&mut self, url: &Spanned<String>, database: &file::Database) -> Option<db::Server> {
+        let path = |setting: &file::Setting<PathBuf>| setting.as_ref().map(|path| self.folder.join(path.get_ref()));
+        let credentials = Credentials { password_file: path(&database.password_file) };
+        let tls = Tls {
+            verify: database.tls.as_ref().map(|tls| matches!(tls.get_ref(), file::Encryption::Verify)),
+            ca_certificate: path(&database.ca_certificate),
+            client_certificate: path(&database.client_certificate),
+            client_key: path(&database.client_key),
+        };
+        match (&database.client_certificate, &database.client_key) {
+            (Some(alone), None) | (None, Some(alone)) => {
+                let help = "give `client_certificate` and `client_key`, or neither";
+                self.at(alone.span(), "a certificate needs its key, and a key its certificate", help);
+            }
+            _ => {}
+        }
+        match url.get_ref().parse::<db::Server>() {
+            Ok(server) if server.has_password() && credentials.password_file.is_some() => {
+                self.at(url.span(), "two passwords: in the URL and in `password_file`", "leave out one of them");
+                None
+            }
+            Ok(server) => Some(server.with(credentials, tls)),
+            Err(error) => {
+                self.at(url.span(), error.to_string(), "the user's password belongs into `password_file`");
+                None
             }
         }
     }

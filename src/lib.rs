@@ -31,7 +31,7 @@
 //! | [`ocsp`] | request bytes to reply | index, sign |
 //! | [`crl`] | changes to complete and delta CRLs | index, sign, state |
 //! | [`http`] | listeners, routes, validators; health and metrics for the operator | ocsp, crl |
-//! | [`config`] | `jarchy.toml` | crl, telemetry |
+//! | [`config`] | `jarchy.toml` | crl, db, telemetry |
 //! | [`app`] | builds, connects, starts and stops all of it | everything but cli |
 //! | [`cli`] | one file for each command | app, config, registry, state, sign, ocsp, crl, http, telemetry |
 pub mod app;

@@ -76,7 +76,7 @@ impl Add {
         ensure!(
             !issuers.is_empty(),
             "the issuance database {} knows no issuer yet: `jarchy init` registers the CA",
-            registry.path().display()
+            registry.place()
         );
         let mut tally = Tally::default();
         let files = self.files(&mut tally)?;

@@ -1,4 +1,4 @@
-//! `jarchy init`: a config file and an empty issuance database for a CA that exists.
+//! `jarchy init`: a config file and an empty issuance database, a file or on a server, for a CA that exists.
 //!
 //! Goes in: the CA's certificate and the keys that will sign. Comes out: a folder that `jarchy serve` can
 //! be pointed at. What serving would refuse is refused here already, and nothing that exists is changed.
@@ -7,7 +7,8 @@ mod template;
 
 pub(super) use template::Template;
 
-use crate::config;
+use crate::config::{self, Config};
+use crate::db::Place;
 use crate::ocsp::authority;
 use crate::pki::{Certificate, Clock, IssuerName, SystemClock};
 use crate::registry::Registry;
@@ -27,6 +28,9 @@ pub(super) const DATABASE: &str = "issuance.db";
 #[command(after_help = "Example:
   jarchy init --dir /var/lib/jarchy --issuer main --ca-cert ca.pem \\
     --ocsp-cert ocsp.pem --ocsp-key ocsp.key --ca-key ca.key --public-url http://status.example.org
+
+  jarchy init --dir /var/lib/jarchy --issuer main --ca-cert ca.pem --ca-key ca.key \\
+    --database postgres://jarchy@db.example.org/jarchy --database-password-file db-password
 
 With a delegate only (--ocsp-cert, --ocsp-key) Jarchy answers OCSP; with the CA's key it also makes CRLs.")]
 pub struct Init {
@@ -48,6 +52,15 @@ pub struct Init {
     /// The delegate's key
     #[arg(long, value_name = "FILE", requires = "ocsp_cert")]
     ocsp_key: Option<PathBuf>,
+    /// A database on a server, instead of an SQLite file: postgres://user@host/database or mysql://…
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// A file with the password for it, readable by its owner only
+    #[arg(long, value_name = "FILE", requires = "database")]
+    database_password_file: Option<PathBuf>,
+    /// Who vouches for that server's certificate, PEM [default: the CAs that browsers trust]
+    #[arg(long, value_name = "FILE", requires = "database")]
+    database_ca: Option<PathBuf>,
     /// Where relying parties will connect [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
@@ -64,8 +77,9 @@ impl Init {
     pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let ca = check(&self)?;
         std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make the folder {}", self.dir.display()))?;
-        let (file, database) = (self.dir.join(config::FILE_NAME), self.dir.join(DATABASE));
-        for existing in [&file, &database] {
+        let file = self.dir.join(config::FILE_NAME);
+        let local = self.database.is_none().then(|| self.dir.join(DATABASE));
+        for existing in [Some(&file), local.as_ref()].into_iter().flatten() {
             let there = existing.try_exists().with_context(|| format!("cannot look at {}", existing.display()))?;
             ensure!(
                 !there,
@@ -76,15 +90,17 @@ impl Init {
 
         let text = template(&self)?.to_string();
         // Tried before anything is left behind.
-        config::Config::from_text(&text, &file).context("these options do not make a config")?;
-        make_database(&database, &self.issuer, &ca).await?;
-        write_new(&file, text.as_bytes(), 0o644)?;
-        self.report(&file, &database, out)
+        let config = Config::from_text(&text, &file).context("these options do not make a config")?;
+        let place = &config.database.place;
+        make_database(place, &self.issuer, &ca).await?;
+        let has_password = matches!(place, Place::Server(server) if server.has_password());
+        write_new(&file, text.as_bytes(), if has_password { 0o600 } else { 0o644 })?;
+        self.report(&file, place, out)
     }
 
-    fn report(&self, file: &Path, database: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    fn report(&self, file: &Path, database: &Place, out: &mut dyn Write) -> anyhow::Result<()> {
         let shown = super::shell_word(file);
-        writeln!(out, "made {} and {}", file.display(), database.display())?;
+        writeln!(out, "made {} and {database}", file.display())?;
         if self.ca_key.is_none() {
             writeln!(out, "without --ca-key there will be OCSP and no CRLs")?;
         }
@@ -93,12 +109,12 @@ impl Init {
     }
 }
 
-/// Makes the database whole, or not at all.
-async fn make_database(path: &Path, issuer: &IssuerName, ca: &Certificate) -> anyhow::Result<()> {
-    let registry = Registry::create(path).await?;
+/// Makes a file whole, or not at all; on a server the database may be there already, with other issuers.
+async fn make_database(place: &Place, issuer: &IssuerName, ca: &Certificate) -> anyhow::Result<()> {
+    let registry = Registry::create(place).await?;
     let added = registry.add_issuer(issuer, ca).await;
     registry.close().await;
-    if added.is_err() {
+    if let (Err(_), Place::File(path)) = (&added, place) {
         std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(added?)
@@ -160,6 +176,9 @@ fn template(init: &Init) -> anyhow::Result<Template> {
         certificate: path(&init.ca_cert)?,
         delegate: delegate.map(|(certificate, key)| anyhow::Ok((path(certificate)?, path(key)?))).transpose()?,
         ca_key: init.ca_key.as_ref().map(path).transpose()?,
+        database: init.database.clone(),
+        database_password_file: init.database_password_file.as_ref().map(path).transpose()?,
+        database_ca: init.database_ca.as_ref().map(path).transpose()?,
     })
 }
 
@@ -178,7 +197,7 @@ fn as_written(dir: &Path, file: &Path) -> anyhow::Result<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{Config, OcspSigner};
+    use crate::config::OcspSigner;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
@@ -202,6 +221,9 @@ mod tests {
             ca_key: Some(file("ca-p256.key")),
             ocsp_cert: Some(file("ocsp-p256.pem")),
             ocsp_key: Some(file("ocsp-p256.key")),
+            database: None,
+            database_password_file: None,
+            database_ca: None,
             listen: Some("127.0.0.1:4711".parse().unwrap()),
             public_url: None,
         };
@@ -234,7 +256,7 @@ mod tests {
         assert_eq!(main.ocsp.signers, [OcspSigner::Delegate { certificate, key }]);
         assert_eq!(main.crl.as_ref().map(|crl| &crl.key), init.ca_key.as_ref());
         assert_eq!(config.server.listen.port(), 4711);
-        let registry = Registry::open(&config.database.path).await.unwrap();
+        let registry = Registry::open(&config.database.place).await.unwrap();
         let issuers = registry.issuers().await.unwrap();
         assert_eq!(issuers.first().map(|issuer| issuer.name.as_str()), Some("main"));
         registry.close().await;
@@ -278,5 +300,38 @@ mod tests {
         fs::write(init.dir.join(DATABASE), "mine").unwrap();
         assert!(refusal(&init).await.contains("exists already"));
         assert_eq!(fs::read(init.dir.join(DATABASE)).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_database_on_a_server_is_made_and_a_foreign_one_left() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for server in crate::servers::Engine::ALL.into_iter().filter_map(crate::servers::Server::shared) {
+            let database = server.database();
+            let (dir, mut init) = case();
+            init.database = Some(database.url());
+            let mut said = Vec::new();
+            runtime.block_on(init.clone().run(&mut said)).unwrap();
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.contains(&format!("/{}\n", database.name)), "{said}");
+            let config = Config::load(&init.dir.join(config::FILE_NAME)).unwrap();
+            let issuers = runtime
+                .block_on(async { Registry::open(&config.database.place).await.unwrap().issuers().await.unwrap() });
+            assert_eq!(issuers.first().map(|issuer| issuer.name.as_str()), Some("main"));
+            assert!(!init.dir.join(DATABASE).exists());
+
+            // A second node, and another CA by the same name.
+            init.dir = dir.path().join("second");
+            runtime.block_on(init.clone().run(&mut Vec::new())).unwrap();
+            let other = Init {
+                dir: dir.path().join("third"),
+                ca_cert: dir.path().join("ca-p384.pem"),
+                ca_key: Some(dir.path().join("ca-p384.key")),
+                ocsp_cert: None,
+                ocsp_key: None,
+                ..init
+            };
+            let refused = runtime.block_on(refusal(&other));
+            assert!(refused.contains("registered with another CA certificate"), "{refused}");
+        }
     }
 }

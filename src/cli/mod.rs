@@ -7,6 +7,7 @@ pub mod add;
 mod client;
 pub mod config;
 pub mod crl;
+pub mod database;
 pub mod demo;
 pub mod healthcheck;
 pub mod hold;
@@ -55,6 +56,7 @@ enum Command {
     Crl(crl::Crl),
     Healthcheck(healthcheck::Healthcheck),
     Config(config::ConfigCommand),
+    Database(database::DatabaseCommand),
 }
 
 /// Where the config file is.
@@ -123,6 +125,7 @@ impl Cli {
             Command::Crl(command) => return command.run(out).await,
             Command::Healthcheck(command) => command.run(out).await?,
             Command::Config(command) => command.run(out)?,
+            Command::Database(command) => command.run(out).await?,
         }
         Ok(ExitCode::SUCCESS)
     }

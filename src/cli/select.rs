@@ -85,7 +85,7 @@ async fn find_file(registry: &Registry, path: &Path, choice: &IssuerChoice) -> a
     }
     let (issuer, serial) = (issuer.name.clone(), certificate.serial());
     let entry = registry.get(&issuer, &serial).await?;
-    let unknown = || RegistryError::Unknown { issuer: Some(issuer), serial, path: registry.path().to_owned() };
+    let unknown = || RegistryError::Unknown { issuer: Some(issuer), serial, place: registry.place().to_owned() };
     Ok(entry.ok_or_else(unknown)?)
 }
 

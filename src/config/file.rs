@@ -66,9 +66,22 @@ pub(super) struct Log {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Database {
-    pub(super) path: Option<PathBuf>,
+    pub(super) path: Setting<PathBuf>,
+    pub(super) url: Setting<String>,
+    pub(super) password_file: Setting<PathBuf>,
+    pub(super) tls: Setting<Encryption>,
+    pub(super) ca_certificate: Setting<PathBuf>,
+    pub(super) client_certificate: Setting<PathBuf>,
+    pub(super) client_key: Setting<PathBuf>,
     pub(super) poll: Setting<Duration>,
     pub(super) max_staleness: Setting<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Encryption {
+    Verify,
+    Off,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,6 +6,7 @@
 
 use super::{Config, Crl, Issuer, OcspSigner};
 use crate::crl::{History, KeepExpired};
+use crate::db::Place;
 use humantime_serde::re::humantime::format_duration;
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
@@ -120,7 +121,19 @@ impl Shown<'_> {
 
         self.header("[database]");
         let place = [Step::Name("database")];
-        self.setting(&place, "path", path(&config.database.path), "default");
+        match &config.database.place {
+            Place::File(file) => self.setting(&place, "path", path(file), "default"),
+            Place::Server(server) => {
+                let (tls, file) = (server.tls(), |file: &Option<PathBuf>| file.as_deref().and_then(path));
+                self.setting(&place, "url", quoted(server), "default");
+                self.setting(&place, "password_file", file(&server.credentials().password_file), "default");
+                let verify = if server.encrypted() { "verify" } else { "off" };
+                self.setting(&place, "tls", quoted(verify), "default for this host");
+                self.setting(&place, "ca_certificate", file(&tls.ca_certificate), "default");
+                self.setting(&place, "client_certificate", file(&tls.client_certificate), "default");
+                self.setting(&place, "client_key", file(&tls.client_key), "default");
+            }
+        }
         self.setting(&place, "poll", time(config.database.poll), "default");
         self.setting(&place, "max_staleness", time(config.database.max_staleness), "default");
 

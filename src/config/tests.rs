@@ -44,7 +44,7 @@ fn paths_start_from_the_folder_of_the_file() {
     let config = sample("answer-only.toml");
     let folder = config.file.parent().unwrap();
     assert!(folder.is_absolute());
-    assert_eq!(config.database.path, folder.join("issuance.db"));
+    assert_eq!(config.database.place.to_string(), folder.join("issuance.db").display().to_string());
     assert_eq!(config.state.path, folder.join("jarchy-state.db"));
     assert_eq!(config.issuers[0].certificate, folder.join("ca.pem"));
     let delegate =
@@ -79,7 +79,7 @@ fn every_setting_is_taken_over() {
     assert_eq!((limits.max_connections_per_address.get(), limits.ocsp_cache_mib.get()), (50, 8));
     assert_eq!(config.log, Log { format: Format::Json, level: "warn,jarchy::crl=debug".to_owned() });
     assert_eq!((config.database.poll.as_millis(), config.database.max_staleness.as_secs()), (50, 120));
-    assert!(config.database.path.ends_with("config/db/issued.db"));
+    assert!(config.database.place.to_string().ends_with("config/db/issued.db"));
     assert_eq!(config.state.path, Path::new("/var/lib/jarchy/state.db"));
 
     let [issuer] = &config.issuers[..] else { panic!("one issuer") };
@@ -222,4 +222,66 @@ fn carets_stand_under_what_they_mean_in_lines_that_are_not_ascii() {
     let diagnostic = Diagnostic::new("a = 1\r\né = 'ü'\r\n", 12..16, "x".to_owned(), None);
     let shown = ConfigError::Invalid { path: "f".into(), diagnostics: vec![diagnostic] }.to_string();
     assert_eq!(shown, "f:2:5: x\n  |\n2 | é = 'ü'\n  |     ^^^");
+}
+
+/// The `[database]` of a config that is otherwise in order.
+fn with_database(settings: &str) -> String {
+    format!("{CA}[issuer.crl]\nkey = \"ca.key\"\n[database]\n{settings}\n")
+}
+
+#[test]
+fn a_database_may_be_on_a_server() {
+    let config = sample("database-server.toml");
+    let folder = config.file.parent().unwrap();
+    assert_eq!(config.database.place.to_string(), "postgres://jarchy@db.example.org:5433/issuance");
+    assert_eq!(config.database.poll, SECOND);
+    let Place::Server(server) = &config.database.place else { panic!("{config:?}") };
+    assert_eq!(server.credentials().password_file, Some(folder.join("db-password")));
+    let (tls, file) = (server.tls(), |name: &str| Some(folder.join(name)));
+    assert_eq!((tls.verify, &tls.ca_certificate), (Some(true), &file("db-ca.pem")));
+    assert_eq!((&tls.client_certificate, &tls.client_key), (&file("db-client.pem"), &file("db-client.key")));
+}
+
+#[test]
+fn a_database_on_a_server_is_shown_without_its_password() {
+    let text = with_database("url = \"postgres://ca:s3cret@db.example.org/issuance\"");
+    let config = Config::parse(&text, Path::new("/etc/jarchy/jarchy.toml")).unwrap();
+    assert_eq!(config.database.poll, Duration::from_millis(100));
+    let Place::Server(server) = &config.database.place else { panic!("{config:?}") };
+    assert!(server.encrypted() && server.has_password());
+    for said in [format!("{config:?}"), show::show(&config, &text)] {
+        assert!(!said.contains("s3cret") && said.contains("postgres://ca@db.example.org:5432/issuance"), "{said}");
+    }
+}
+
+#[test]
+fn a_config_with_a_password_is_its_owners_only() {
+    use std::fs::{Permissions, set_permissions, write};
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("jarchy.toml");
+    write(&file, with_database("url = \"mysql://ca:s3cret@db/issuance\"")).unwrap();
+    set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let refused = Config::load(&file).unwrap_err().to_string();
+    assert!(refused.contains("(mode 644)") && refused.contains("`password_file`"), "{refused}");
+    set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    Config::load(&file).unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_database_is_said_without_its_password() {
+    let url = "url = \"postgres://ca:s3cret@db/issuance\"";
+    for (settings, says) in [
+        ("url = \"postgres://ca:s3cret@db\"".to_owned(), "names no database"),
+        ("url = \"oracle://ca:s3cret@db/issuance\"".to_owned(), "postgres://user@host/database"),
+        ("url = \"postgres://ca:s3cret@db/issuance".to_owned(), ":7:"),
+        ("url = [\"postgres://ca:s3cret@db/issuance\"]".to_owned(), "expected a string"),
+        (format!("{url}\npassword_file = \"password\""), "two passwords"),
+        (format!("{url}\npath = \"issuance.db\""), "either a file or on a server"),
+        (format!("{url}\nclient_key = \"db.key\""), "a key its certificate"),
+        ("path = \"issuance.db\"\ntls = \"verify\"".to_owned(), "`tls` is for databases on a server"),
+        ("password_file = \"password\"".to_owned(), "`password_file` is for databases on a server"),
+    ] {
+        let shown = faults(&with_database(&settings));
+        assert!(shown.contains(says) && !shown.contains("s3cret"), "{settings}\n{shown}");
+    }
 }

@@ -14,7 +14,7 @@ pub use server::{Credentials, Engine, Server, ServerKind, Tls, UrlError};
 pub use sqlite::{Kind, open};
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -28,6 +28,24 @@ pub enum Place {
     File(PathBuf),
     /// A database on a server.
     Server(Box<Server>),
+}
+
+impl From<&Path> for Place {
+    fn from(file: &Path) -> Self {
+        Self::File(file.to_owned())
+    }
+}
+
+impl From<&PathBuf> for Place {
+    fn from(file: &PathBuf) -> Self {
+        Self::File(file.clone())
+    }
+}
+
+impl From<&Self> for Place {
+    fn from(place: &Self) -> Self {
+        place.clone()
+    }
 }
 
 /// As messages name it, without a password.
@@ -105,9 +123,9 @@ pub enum DbError {
         /// Where it is.
         place: String,
     },
-    /// The password is not to be had.
-    #[error("{name} {place}: cannot read the password file {}: {why}", file.display())]
-    Password {
+    /// The password or key is not to be had.
+    #[error("{name} {place}: cannot use {}: {why}", file.display())]
+    Secret {
         /// The kind's name.
         name: &'static str,
         /// Where the database is.

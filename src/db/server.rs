@@ -48,6 +48,7 @@ pub enum Engine {
 #[derive(Clone)]
 pub struct Server {
     engine: Engine,
+    has_password: bool,
     options: Options,
     credentials: Credentials,
     tls: Tls,
@@ -127,26 +128,40 @@ impl FromStr for Server {
             Engine::Postgres => Options::Postgres(url.parse().map_err(syntax)?),
             Engine::MariaDb => Options::MariaDb(format!("mysql://{rest}").parse().map_err(syntax)?),
         };
-        Ok(Self { engine, options, credentials: Credentials::default(), tls: Tls::default() })
+        let user = path.split('/').next().and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+        let has_password = user.is_some_and(|user| user.contains(':'));
+        Ok(Self { engine, has_password, options, credentials: Credentials::default(), tls: Tls::default() })
     }
 }
 
 /// The URL without password.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, user, host, port, socket, database) = match &self.options {
-            Options::Postgres(to) => {
-                ("postgres", to.get_username(), to.get_host(), to.get_port(), to.get_socket(), to.get_database())
-            }
-            Options::MariaDb(to) => {
-                ("mysql", to.get_username(), to.get_host(), to.get_port(), to.get_socket(), to.get_database())
-            }
+        let (scheme, user, host, port, database, parameter, socket) = match &self.options {
+            Options::Postgres(to) => (
+                "postgres",
+                to.get_username(),
+                to.get_host(),
+                to.get_port(),
+                to.get_database(),
+                "host",
+                to.get_socket().map_or_else(|| Path::new(to.get_host()), PathBuf::as_path),
+            ),
+            Options::MariaDb(to) => (
+                "mysql",
+                to.get_username(),
+                to.get_host(),
+                to.get_port(),
+                to.get_database(),
+                "socket",
+                to.get_socket().map_or_else(|| Path::new(""), PathBuf::as_path),
+            ),
         };
         let database = database.unwrap_or_default();
-        match socket {
-            Some(socket) => write!(f, "{scheme}://{user}@{}/{database}", socket.display()),
-            None => write!(f, "{scheme}://{user}@{host}:{port}/{database}"),
+        if socket.has_root() {
+            return write!(f, "{scheme}://{user}@localhost:{port}/{database}?{parameter}={}", socket.display());
         }
+        write!(f, "{scheme}://{user}@{host}:{port}/{database}")
     }
 }
 
@@ -157,10 +172,28 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// With a password from elsewhere than the URL.
+    /// With a password from elsewhere than the URL, and TLS as asked for.
     #[must_use]
     pub fn with(self, credentials: Credentials, tls: Tls) -> Self {
         Self { credentials, tls, ..self }
+    }
+
+    /// Whether the URL holds a password.
+    #[must_use]
+    pub const fn has_password(&self) -> bool {
+        self.has_password
+    }
+
+    /// Where the password comes from that the URL does not have.
+    #[must_use]
+    pub const fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// What TLS was asked for.
+    #[must_use]
+    pub const fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// Which server it is.
@@ -253,8 +286,9 @@ impl Server {
         Ok(options)
     }
 
-    /// Nobody listens in between a process and another on the same machine.
-    fn encrypted(&self) -> bool {
+    /// Whether the connection is: by default unless the server is on this machine, where nobody listens in between.
+    #[must_use]
+    pub fn encrypted(&self) -> bool {
         let (host, socket) = match &self.options {
             Options::Postgres(to) => (to.get_host(), to.get_socket()),
             Options::MariaDb(to) => (to.get_host(), to.get_socket()),
@@ -264,19 +298,22 @@ impl Server {
             || host == "localhost"
             || host.starts_with('/')
             || address.is_ok_and(|address| address.is_loopback());
-        self.tls.verify.unwrap_or(!here)
+        self.tls.verify.unwrap_or(!here || self.tls.ca_certificate.is_some() || self.tls.client_key.is_some())
     }
 
     fn password(&self, kind: &ServerKind) -> Result<Option<Zeroizing<String>>, DbError> {
+        if let Some(key) = &self.tls.client_key {
+            check_private(key).map_err(|why| self.secret(kind, key, why))?;
+        }
         match &self.credentials.password_file {
-            Some(file) => read_password(file).map(Some).map_err(|why| DbError::Password {
-                name: kind.name,
-                place: self.to_string(),
-                file: file.clone(),
-                why,
-            }),
+            Some(file) => read_password(file).map(Some).map_err(|why| self.secret(kind, file, why)),
+            None if self.has_password => Ok(None),
             None => Ok(std::env::var(PASSWORD_VARIABLE).ok().map(Zeroizing::new)),
         }
+    }
+
+    fn secret(&self, kind: &ServerKind, file: &Path, why: String) -> DbError {
+        DbError::Secret { name: kind.name, place: self.to_string(), file: file.to_owned(), why }
     }
 
     fn needs_migration(&self, kind: &ServerKind, found: Found, known: usize, mode: Mode) -> Result<bool, DbError> {
@@ -302,11 +339,17 @@ impl Server {
     }
 }
 
-fn read_password(file: &Path) -> Result<Zeroizing<String>, String> {
+fn check_private(file: &Path) -> Result<(), String> {
     let mode = file.metadata().map_err(|error| error.to_string())?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(format!("others may read it (mode {mode:03o}): chmod 600 {}", file.display()));
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(format!("others may read it (mode {mode:03o}): chmod 600 {}", file.display()))
     }
+}
+
+fn read_password(file: &Path) -> Result<Zeroizing<String>, String> {
+    check_private(file)?;
     let text = Zeroizing::new(std::fs::read_to_string(file).map_err(|error| error.to_string())?);
     Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
@@ -370,11 +413,11 @@ async fn migrate_postgres(connection: &mut PgConnection, kind: &ServerKind) -> R
     transaction.commit().await
 }
 
-/// What is cut off or made up where strict mode is off is refused instead; and what others have committed is
-/// seen at once.
+/// What is cut off or made up where strict mode is off is refused instead; what others have committed is seen at
+/// once; and nobody waits for more than [`PATIENCE`].
 async fn mariadb_session(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
     let settings = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES'); \
-                    SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+                    SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; SET SESSION innodb_lock_wait_timeout = 5";
     connection.execute(sqlx::raw_sql(settings)).await?;
     Ok(())
 }

@@ -3,11 +3,9 @@
 use super::Entry;
 use crate::db::DbError;
 use crate::pki::{IssuerName, Serial, Status};
-use std::path::PathBuf;
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::SqliteError;
 use thiserror::Error;
-
-/// SQLite's primary result code for a refusing CHECK, trigger or type.
-const CONSTRAINT: u32 = 19;
 
 /// Why the issuance database said no.
 #[derive(Debug, Error)]
@@ -16,7 +14,7 @@ pub enum RegistryError {
     /// It cannot be opened.
     #[error(transparent)]
     Db(#[from] DbError),
-    /// SQLite failed.
+    /// The database failed.
     #[error("issuance database: {0}")]
     Sql(sqlx::Error),
     /// A check or trigger of the schema refused; the text is its own.
@@ -24,8 +22,8 @@ pub enum RegistryError {
     Refused(String),
     /// No such certificate.
     #[error(
-        "no certificate with serial {serial}{} in the issuance database {}: `jarchy add` puts certificates into it",
-        of(issuer.as_ref()), path.display()
+        "no certificate with serial {serial}{} in the issuance database {place}: `jarchy add` puts certificates into it",
+        of(issuer.as_ref())
     )]
     Unknown {
         /// The issuer asked for, if any.
@@ -33,7 +31,7 @@ pub enum RegistryError {
         /// The serial asked for.
         serial: Serial,
         /// The database.
-        path: PathBuf,
+        place: String,
     },
     /// Several CAs have issued the serial.
     #[error("serial {serial} was issued by {}: say which with --issuer", list(issuers))]
@@ -44,14 +42,14 @@ pub enum RegistryError {
         issuers: Vec<IssuerName>,
     },
     /// No such CA.
-    #[error("no issuer {name} in the issuance database {}; there {}", path.display(), there(known))]
+    #[error("no issuer {name} in the issuance database {place}; there {}", there(known))]
     UnknownIssuer {
         /// The name asked for.
         name: IssuerName,
         /// The names that are there.
         known: Vec<String>,
         /// The database.
-        path: PathBuf,
+        place: String,
     },
     /// The issuer's name is taken.
     #[error("issuer {0} is registered with another CA certificate: register this one under another name")]
@@ -73,12 +71,12 @@ pub enum RegistryError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A holder without certificates.
-    #[error("no certificate of holder {holder:?} in the issuance database {}", path.display())]
+    #[error("no certificate of holder {holder:?} in the issuance database {place}")]
     NoHolder {
         /// The reference asked for.
         holder: String,
         /// The database.
-        path: PathBuf,
+        place: String,
     },
     /// All of a holder's certificates are revoked or expired.
     #[error(
@@ -132,14 +130,29 @@ pub enum RegistryError {
 
 impl From<sqlx::Error> for RegistryError {
     fn from(error: sqlx::Error) -> Self {
-        let refusal = error.as_database_error().filter(|refused| {
-            refused.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == CONSTRAINT)
-        });
-        match refusal {
+        match error.as_database_error().filter(|said| is_refusal(*said)) {
             Some(refused) => Self::Refused(refused.message().to_owned()),
             None => Self::Sql(error),
         }
     }
+}
+
+/// Whether a CHECK, a trigger or a type refused.
+fn is_refusal(said: &dyn DatabaseError) -> bool {
+    let code = said.code().unwrap_or_default();
+    if said.try_downcast_ref::<SqliteError>().is_some() {
+        // SQLITE_CONSTRAINT, the primary result code below extended ones.
+        return code.parse::<u32>().is_ok_and(|code| code & 0xff == 19);
+    }
+    // SQLSTATE: values that do not fit, constraints, SIGNAL.
+    ["22", "23", "45"].iter().any(|class| code.starts_with(class))
+}
+
+/// Whether the server undid a transaction because others held what it waited for.
+pub(super) fn gave_way(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    // Serialization failure, which MariaDB says for deadlocks too; PostgreSQL's deadlock.
+    code.is_some_and(|code| code == "40001" || code == "40P01")
 }
 
 fn of(issuer: Option<&IssuerName>) -> String {

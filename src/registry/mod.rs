@@ -1,14 +1,16 @@
 //! Jarchy's own issuance database: every certificate that the CA has issued, and what became of it.
 //!
 //! Goes in: certificates, and orders to revoke, hold, release or correct. Comes out: rows, events, and
-//! refusals that say what to do instead. The truth is kept by the database itself (`schema.sql`: checks
+//! refusals that say what to do instead. It is an SQLite file, or stands on a PostgreSQL or MariaDB server.
+//! The truth is kept by the database itself (`schema.sql`, `schema_postgres.sql`, `schema_mariadb.sql`: checks
 //! and triggers), because a CA's own software writes to it as well; what is judged here is judged for the
 //! sake of a better message, inside the transaction that then writes. Knows nothing of OCSP and CRLs.
 //!
-//! How a CA's software writes here with plain SQL is told in `howto.sql`, which a test runs.
+//! How a CA's software writes here with plain SQL is told in `howto.sql` and its siblings, which tests run.
 
 mod error;
 mod ops;
+mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -17,12 +19,10 @@ mod tests;
 pub use error::RegistryError;
 pub use ops::{Added, Correction, HolderRevocation, NewCertificate, Order};
 
-use crate::db::{self, Kind, Mode, ServerKind};
+use crate::db::{Kind, Mode, Place, ServerKind};
 use crate::pki::{Certificate, Issuer, IssuerName, Reason, Revocation, Serial, Status, Time};
-use sqlx::sqlite::{SqlitePool, SqliteRow};
-use sqlx::{Row, SqliteConnection};
+use sql::{Pool, Record, Session, Value};
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use thiserror::Error;
 
@@ -140,52 +140,50 @@ pub struct Audit {
 /// An opened issuance database.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    pool: SqlitePool,
-    path: PathBuf,
+    pool: Pool,
+    /// As messages name it.
+    place: String,
 }
+
+/// How often an order is tried again whose transaction the server gave up for another's sake.
+const ATTEMPTS: u32 = 5;
 
 /// `SELECT` of whole rows of `certificates`, with what comes after FROM.
 macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT issuer, serial, not_before, not_after, sha256, holder, medium, renews, shard, ca, status, ",
-            "revoked_at, reason, invalidity_date, released_at, changed_at FROM certificates ",
+            "revoked_at, reason, invalidity_date, released_at, changed_at FROM jarchy.certificates ",
             $tail
         )
     };
 }
 
 impl Registry {
-    /// Makes the database at `path`; one that is there already is opened and kept.
+    /// Makes the database at `place`; one that is there already is opened and kept.
     ///
     /// # Errors
-    /// As [`db::open`].
-    pub async fn create(path: &Path) -> Result<Self, RegistryError> {
-        Self::open_as(path, Mode::Create).await
+    /// As [`crate::db::open`].
+    pub async fn create(place: impl Into<Place>) -> Result<Self, RegistryError> {
+        Self::open_as(&place.into(), Mode::Create).await
     }
 
-    /// Opens the database at `path`.
+    /// Opens the database at `place`.
     ///
     /// # Errors
-    /// As [`db::open`].
-    pub async fn open(path: &Path) -> Result<Self, RegistryError> {
-        Self::open_as(path, Mode::ReadWrite).await
+    /// As [`crate::db::open`].
+    pub async fn open(place: impl Into<Place>) -> Result<Self, RegistryError> {
+        Self::open_as(&place.into(), Mode::ReadWrite).await
     }
 
-    async fn open_as(path: &Path, mode: Mode) -> Result<Self, RegistryError> {
-        Ok(Self { pool: db::open(path, &KIND, mode).await?, path: path.to_owned() })
+    async fn open_as(place: &Place, mode: Mode) -> Result<Self, RegistryError> {
+        Ok(Self { pool: Pool::open(place, mode).await?, place: place.to_string() })
     }
 
-    /// Where the database is.
+    /// Where the database is: a path, or a URL without password.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The connections, for readers with statements of their own.
-    #[must_use]
-    pub const fn pool(&self) -> &SqlitePool {
-        &self.pool
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// Ends all connections; the last one to leave tidies up SQLite's log files.
@@ -193,48 +191,60 @@ impl Registry {
         self.pool.close().await;
     }
 
+    /// Does `work` in one transaction. It may be done again from the start where the server undid it because two
+    /// transactions waited for each other.
+    async fn write<T>(&self, work: impl AsyncFn(&mut Session) -> Result<T, RegistryError>) -> Result<T, RegistryError> {
+        let mut attempts = 1..;
+        loop {
+            let mut session = self.pool.write().await?;
+            let outcome = match work(&mut session).await {
+                Ok(done) => session.commit().await.map(|()| done).map_err(RegistryError::from),
+                refused => refused,
+            };
+            match outcome {
+                Err(RegistryError::Sql(error)) if error::gave_way(&error) && attempts.next() < Some(ATTEMPTS) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Registers a CA; doing it again with the same certificate changes nothing.
     ///
     /// # Errors
     /// If the name stands for another certificate, or this CA's name and key for another issuer.
     pub async fn add_issuer(&self, name: &IssuerName, certificate: &Certificate) -> Result<(), RegistryError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        for known in read_issuers(&mut transaction).await? {
-            let same_ca =
-                known.certificate.subject() == certificate.subject() && known.certificate.spki() == certificate.spki();
-            match (&known.name == name, known.certificate.der() == certificate.der()) {
-                (true, true) => return Ok(()),
-                (true, false) => return Err(RegistryError::IssuerDiffers(name.clone())),
-                (false, _) if same_ca => {
-                    return Err(RegistryError::IssuerTwice { name: name.clone(), known: known.name });
-                }
-                (false, _) => {}
+        let registered = self.write(async |session| {
+            if check_new_issuer(session, name, certificate).await? {
+                let insert = "INSERT INTO jarchy.issuers(name, certificate) VALUES (?, ?)";
+                session.execute(insert, [name.as_str().into(), certificate.der().into()]).await?;
             }
+            Ok(())
+        });
+        match registered.await {
+            // Somebody else may have registered it at the same time.
+            Err(RegistryError::Refused(why)) => {
+                let mut session = self.pool.read().await?;
+                let known = check_new_issuer(&mut session, name, certificate).await?;
+                if known { Err(RegistryError::Refused(why)) } else { Ok(()) }
+            }
+            outcome => outcome,
         }
-        sqlx::query("INSERT INTO issuers(name, certificate) VALUES (?, ?)")
-            .bind(name.as_str())
-            .bind(certificate.der())
-            .execute(&mut *transaction)
-            .await?;
-        Ok(transaction.commit().await?)
     }
 
     /// All registered CAs, by name.
     ///
     /// # Errors
-    /// If a row holds what is no CA certificate, or SQLite refuses.
+    /// If a row holds what is no CA certificate, or the database refuses.
     pub async fn issuers(&self) -> Result<Vec<Issuer>, RegistryError> {
-        let mut connection = self.pool.acquire().await?;
-        read_issuers(&mut connection).await
+        read_issuers(&mut self.pool.read().await?).await
     }
 
     /// The row of one certificate.
     ///
     /// # Errors
-    /// If the row breaks the schema's rules, or SQLite refuses.
+    /// If the row breaks the schema's rules, or the database refuses.
     pub async fn get(&self, issuer: &IssuerName, serial: &Serial) -> Result<Option<Entry>, RegistryError> {
-        let mut connection = self.pool.acquire().await?;
-        read_entry(&mut connection, issuer, serial).await
+        read_entry(&mut self.pool.read().await?, issuer, serial).await
     }
 
     /// The certificate with this serial; `issuer` is needed only where several have issued it.
@@ -243,15 +253,16 @@ impl Registry {
     /// [`RegistryError::Unknown`], [`RegistryError::Ambiguous`], [`RegistryError::UnknownIssuer`], and as
     /// [`Registry::get`].
     pub async fn find(&self, serial: &Serial, issuer: Option<&IssuerName>) -> Result<Entry, RegistryError> {
-        let mut connection = self.pool.acquire().await?;
-        self.check_issuer(&mut connection, issuer).await?;
-        let rows = sqlx::query(select!(
-            "WHERE serial = ?1 AND issuer IN (SELECT name FROM issuers WHERE ?2 IS NULL OR name = ?2)"
-        ))
-        .bind(serial.as_bytes())
-        .bind(issuer.map(IssuerName::as_str))
-        .fetch_all(&mut *connection)
-        .await?;
+        let mut session = self.pool.read().await?;
+        self.check_issuer(&mut session, issuer).await?;
+        // By way of the issuers, as the key begins with them.
+        let all = select!("WHERE serial = ? AND issuer IN (SELECT name FROM jarchy.issuers)");
+        let one = select!("WHERE serial = ? AND issuer = ?");
+        let serial_octets = serial.as_bytes().into();
+        let rows = match issuer {
+            None => session.select(all, [serial_octets]).await?,
+            Some(issuer) => session.select(one, [serial_octets, issuer.as_str().into()]).await?,
+        };
         let mut entries = entries(&rows)?;
         match (entries.pop(), entries.is_empty()) {
             (None, _) => Err(self.unknown(issuer.cloned(), *serial)),
@@ -268,68 +279,81 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NoHolder`] if there are none, [`RegistryError::UnknownIssuer`], and as [`Registry::get`].
     pub async fn of_holder(&self, holder: &str, issuer: Option<&IssuerName>) -> Result<Vec<Entry>, RegistryError> {
-        let mut connection = self.pool.acquire().await?;
-        self.read_holder(&mut connection, holder, issuer).await
+        self.read_holder(&mut self.pool.read().await?, holder, issuer).await
     }
 
     async fn read_holder(
         &self,
-        connection: &mut SqliteConnection,
+        session: &mut Session,
         holder: &str,
         issuer: Option<&IssuerName>,
     ) -> Result<Vec<Entry>, RegistryError> {
-        self.check_issuer(connection, issuer).await?;
-        let rows = sqlx::query(select!(
-            "WHERE holder = ?1 AND (?2 IS NULL OR issuer = ?2) ORDER BY not_before, not_after, issuer, serial"
-        ))
-        .bind(holder)
-        .bind(issuer.map(IssuerName::as_str))
-        .fetch_all(connection)
-        .await?;
-        if rows.is_empty() {
-            return Err(RegistryError::NoHolder { holder: holder.to_owned(), path: self.path.clone() });
+        self.check_issuer(session, issuer).await?;
+        let all = select!("WHERE holder = ? ORDER BY not_before, not_after, issuer, serial");
+        let mut entries = entries(&session.select_to_change(all, [holder.into()]).await?)?;
+        // MariaDB thinks nothing of spaces at the end.
+        entries
+            .retain(|entry| entry.holder.as_deref() == Some(holder) && issuer.is_none_or(|name| entry.issuer == *name));
+        if entries.is_empty() {
+            return Err(RegistryError::NoHolder { holder: holder.to_owned(), place: self.place.clone() });
         }
-        entries(&rows)
+        Ok(entries)
     }
 
     /// What happened to a certificate, oldest first.
     ///
     /// # Errors
-    /// If SQLite refuses.
+    /// If the database refuses.
     pub async fn events(&self, issuer: &IssuerName, serial: &Serial) -> Result<Vec<Event>, RegistryError> {
-        let rows = sqlx::query(
-            "SELECT kind, actor, received_at, effective_at, recorded_at, before, after FROM events \
-             WHERE issuer = ? AND serial = ? ORDER BY id",
-        )
-        .bind(issuer.as_str())
-        .bind(serial.as_bytes())
-        .fetch_all(&self.pool)
-        .await?;
+        // `before` alone is a word of MariaDB's language.
+        let all = "SELECT kind, actor, received_at, effective_at, recorded_at, events.before, events.after \
+                   FROM jarchy.events WHERE issuer = ? AND serial = ? ORDER BY id";
+        let rows = self.pool.read().await?.select(all, [issuer.as_str().into(), serial.as_bytes().into()]).await?;
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
 
-    async fn check_issuer(
-        &self,
-        connection: &mut SqliteConnection,
-        issuer: Option<&IssuerName>,
-    ) -> Result<(), RegistryError> {
+    async fn check_issuer(&self, session: &mut Session, issuer: Option<&IssuerName>) -> Result<(), RegistryError> {
         let Some(name) = issuer else { return Ok(()) };
+        let rows = session.select("SELECT name FROM jarchy.issuers ORDER BY name", []).await?;
         let known: Vec<String> =
-            sqlx::query_scalar("SELECT name FROM issuers ORDER BY name").fetch_all(connection).await?;
+            rows.iter().map(|row| row.text("name").map(Option::unwrap_or_default)).collect::<Result<_, _>>()?;
         if known.iter().any(|known| known == name.as_str()) {
             return Ok(());
         }
-        Err(RegistryError::UnknownIssuer { name: name.clone(), known, path: self.path.clone() })
+        Err(RegistryError::UnknownIssuer { name: name.clone(), known, place: self.place.clone() })
     }
 
     fn unknown(&self, issuer: Option<IssuerName>, serial: Serial) -> RegistryError {
-        RegistryError::Unknown { issuer, serial, path: self.path.clone() }
+        RegistryError::Unknown { issuer, serial, place: self.place.clone() }
     }
 }
 
-async fn read_issuers(connection: &mut SqliteConnection) -> Result<Vec<Issuer>, RegistryError> {
-    let rows: Vec<(String, Vec<u8>)> =
-        sqlx::query_as("SELECT name, certificate FROM issuers ORDER BY name").fetch_all(connection).await?;
+/// Whether the CA is yet to be registered.
+async fn check_new_issuer(
+    session: &mut Session,
+    name: &IssuerName,
+    certificate: &Certificate,
+) -> Result<bool, RegistryError> {
+    for known in read_issuers(session).await? {
+        let same_ca =
+            known.certificate.subject() == certificate.subject() && known.certificate.spki() == certificate.spki();
+        match (&known.name == name, known.certificate.der() == certificate.der()) {
+            (true, true) => return Ok(false),
+            (true, false) => return Err(RegistryError::IssuerDiffers(name.clone())),
+            (false, _) if same_ca => {
+                return Err(RegistryError::IssuerTwice { name: name.clone(), known: known.name });
+            }
+            (false, _) => {}
+        }
+    }
+    Ok(true)
+}
+
+async fn read_issuers(session: &mut Session) -> Result<Vec<Issuer>, RegistryError> {
+    let rows = session.select("SELECT name, certificate FROM jarchy.issuers ORDER BY name", []).await?;
+    let columns =
+        |row: &Record| Ok((row.text("name")?.unwrap_or_default(), row.octets("certificate")?.unwrap_or_default()));
+    let rows: Vec<(String, Vec<u8>)> = rows.iter().map(columns).collect::<Result<_, sqlx::Error>>()?;
     rows.into_iter()
         .map(|(name, certificate)| match (name.parse(), Certificate::from_der(&certificate)) {
             (Ok(name), Ok(certificate)) => Ok(Issuer { name, certificate }),
@@ -340,76 +364,74 @@ async fn read_issuers(connection: &mut SqliteConnection) -> Result<Vec<Issuer>, 
 }
 
 async fn read_entry(
-    connection: &mut SqliteConnection,
+    session: &mut Session,
     issuer: &IssuerName,
     serial: &Serial,
 ) -> Result<Option<Entry>, RegistryError> {
-    let row = sqlx::query(select!("WHERE issuer = ? AND serial = ?"))
-        .bind(issuer.as_str())
-        .bind(serial.as_bytes())
-        .fetch_optional(connection)
-        .await?;
-    row.as_ref().map(entry).transpose()
+    let one = select!("WHERE issuer = ? AND serial = ?");
+    let rows = session.select_to_change(one, [issuer.as_str().into(), serial.as_bytes().into()]).await?;
+    rows.first().map(entry).transpose()
 }
 
-fn entries(rows: &[SqliteRow]) -> Result<Vec<Entry>, RegistryError> {
+fn entries(rows: &[Record]) -> Result<Vec<Entry>, RegistryError> {
     rows.iter().map(entry).collect()
 }
 
 /// A row as the schema's checks let it be; anything else was forced past them.
-fn entry(row: &SqliteRow) -> Result<Entry, RegistryError> {
-    let time = |name: &str| row.try_get(name).map(Time::from_unix);
-    let maybe_time = |name: &str| row.try_get::<Option<i64>, _>(name).map(|at| at.map(Time::from_unix));
-    let octets = |name: &str| row.try_get::<Option<Vec<u8>>, _>(name);
+fn entry(row: &Record) -> Result<Entry, RegistryError> {
+    let maybe_time = |name: &str| row.integer(name).map(|at| at.map(Time::from_unix));
     let broken = |what| RegistryError::Row {
-        issuer: row.try_get("issuer").unwrap_or_default(),
-        serial: octets("serial").ok().flatten().unwrap_or_default(),
+        issuer: row.text("issuer").ok().flatten().unwrap_or_default(),
+        serial: row.octets("serial").ok().flatten().unwrap_or_default(),
         what,
     };
-    let reason = match row.try_get::<Option<i64>, _>("reason")? {
+    let time = |name: &'static str| maybe_time(name)?.ok_or_else(|| broken(name));
+    let reason = match row.integer("reason")? {
         None => Reason::Unspecified,
         Some(code) => u8::try_from(code).ok().and_then(Reason::from_code).ok_or_else(|| broken("reason"))?,
     };
-    let status = match (row.try_get::<&str, _>("status")?, maybe_time("revoked_at")?) {
-        ("good", None) => Status::Good,
-        ("revoked", Some(at)) => {
+    let status = match (row.text("status")?.as_deref(), maybe_time("revoked_at")?) {
+        (Some("good"), None) => Status::Good,
+        (Some("revoked"), Some(at)) => {
             Status::Revoked(Revocation { at, reason, invalidity_date: maybe_time("invalidity_date")? })
         }
         _ => return Err(broken("status")),
     };
     let serial = |octets: Vec<u8>, what| Serial::from_content(&octets).map_err(|_| broken(what));
-    let medium: Option<&str> = row.try_get("medium")?;
+    let shard = row.integer("shard")?.map(u32::try_from).transpose().map_err(|_| broken("shard"))?;
+    let medium = row.text("medium")?.map(|medium| medium.parse()).transpose().map_err(|_| broken("medium"))?;
+    let ca = row.integer("ca")?.map(|ca| ca == 1);
     Ok(Entry {
-        issuer: row.try_get::<&str, _>("issuer")?.parse().map_err(|_| broken("issuer"))?,
-        serial: serial(row.try_get("serial")?, "serial")?,
+        issuer: row.text("issuer")?.unwrap_or_default().parse().map_err(|_| broken("issuer"))?,
+        serial: serial(row.octets("serial")?.unwrap_or_default(), "serial")?,
         not_before: time("not_before")?,
         not_after: time("not_after")?,
-        sha256: octets("sha256")?.map(TryInto::try_into).transpose().map_err(|_| broken("sha256"))?,
-        holder: row.try_get("holder")?,
-        medium: medium.map(str::parse).transpose().map_err(|_| broken("medium"))?,
-        renews: octets("renews")?.map(|octets| serial(octets, "renews")).transpose()?,
-        shard: row.try_get("shard")?,
-        ca: row.try_get("ca")?,
+        sha256: row.octets("sha256")?.map(TryInto::try_into).transpose().map_err(|_| broken("sha256"))?,
+        holder: row.text("holder")?,
+        medium,
+        renews: row.octets("renews")?.map(|octets| serial(octets, "renews")).transpose()?,
+        shard,
+        ca,
         status,
         released_at: maybe_time("released_at")?,
         changed_at: time("changed_at")?,
     })
 }
 
-fn event(row: &SqliteRow) -> Result<Event, sqlx::Error> {
+fn event(row: &Record) -> Result<Event, sqlx::Error> {
     let json = |name: &str| -> Result<serde_json::Value, sqlx::Error> {
-        let text: Option<&str> = row.try_get(name)?;
-        Ok(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+        Ok(row.text(name)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
     };
     let (before, after) = (json("before")?, json("after")?);
     let old = |field: &str| before.get(field).cloned().unwrap_or_default();
     let fields = after.as_object().into_iter().flatten();
+    let time = |name: &str| row.integer(name).map(|at| Time::from_unix(at.unwrap_or_default()));
     Ok(Event {
-        kind: row.try_get("kind")?,
-        actor: row.try_get("actor")?,
-        received_at: row.try_get::<Option<i64>, _>("received_at")?.map(Time::from_unix),
-        effective_at: row.try_get("effective_at").map(Time::from_unix)?,
-        recorded_at: row.try_get("recorded_at").map(Time::from_unix)?,
+        kind: row.text("kind")?.unwrap_or_default(),
+        actor: row.text("actor")?,
+        received_at: row.integer("received_at")?.map(Time::from_unix),
+        effective_at: time("effective_at")?,
+        recorded_at: time("recorded_at")?,
         changed: fields
             .map(|(field, new)| (field.clone(), old(field), new.clone()))
             .filter(|(_, old, new)| old != new)

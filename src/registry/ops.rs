@@ -1,17 +1,18 @@
 //! What may be done to the issuance database: add, revoke, hold, release, correct.
 //!
-//! Invariant: each operation is one transaction that takes SQLite's write lock before it looks
-//! (`BEGIN IMMEDIATE`), so what it judged is what it changes.
+//! Invariant: each operation is one transaction that locks what it looks at (SQLite: the database), so what
+//! it judged is what it changes.
 
-use super::{Audit, Entry, Medium, Registry, RegistryError, read_entry};
+use super::{Audit, Entry, Medium, Registry, RegistryError, Session, Value, read_entry};
 use crate::pki::{Certificate, IssuerName, Reason, Serial, Status, Time};
 use ::der::{Decode, asn1::ObjectIdentifier};
-use sqlx::query::Query;
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use std::time::Duration;
 
 /// The poison extension of a precertificate (RFC 6962 3.1).
 const POISON: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.11129.2.4.3");
+
+/// Rows of the change log that are trimmed in one transaction.
+const TRIMMED_AT_ONCE: i64 = 10_000;
 
 /// A certificate to be added.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -119,22 +120,28 @@ impl Registry {
     /// A certificate that is refused does not keep the others out.
     ///
     /// # Errors
-    /// If SQLite fails; then nothing was added.
+    /// If the database fails; then nothing was added.
     pub async fn add(
         &self,
         batch: &[NewCertificate],
         audit: &Audit,
     ) -> Result<Vec<Result<Added, RegistryError>>, RegistryError> {
-        let mut transaction = self.begin().await?;
-        let mut answers = Vec::with_capacity(batch.len());
-        for new in batch {
-            answers.push(match add_one(&mut transaction, new, audit).await {
-                Err(error @ RegistryError::Sql(_)) => return Err(error),
-                answer => answer,
-            });
-        }
-        transaction.commit().await?;
-        Ok(answers)
+        self.write(async |session| {
+            let mut answers = Vec::with_capacity(batch.len());
+            for new in batch {
+                session.mark().await?;
+                let answer = add_one(session, new, audit).await;
+                match answer {
+                    Err(error @ RegistryError::Sql(_)) => return Err(error),
+                    Err(_) => session.undo().await?,
+                    Ok(_) => {}
+                }
+                session.unmark().await?;
+                answers.push(answer);
+            }
+            Ok(answers)
+        })
+        .await
     }
 
     /// Revokes a certificate for good; one on hold too, whose hold then becomes final.
@@ -148,13 +155,15 @@ impl Registry {
         order: &Order,
         audit: &Audit,
     ) -> Result<Entry, RegistryError> {
-        let mut transaction = self.begin().await?;
-        let entry = self.known(&mut transaction, issuer, serial).await?;
-        if is_final(&entry.status) {
-            return Err(RegistryError::AlreadyRevoked(Box::new(entry)));
-        }
-        self.revoke_in(&mut transaction, &entry, order, audit).await?;
-        self.finish(transaction, issuer, serial).await
+        self.write(async |session| {
+            let entry = self.known(session, issuer, serial).await?;
+            if is_final(&entry.status) {
+                return Err(RegistryError::AlreadyRevoked(Box::new(entry)));
+            }
+            revoke_in(session, &entry, order, audit).await?;
+            self.known(session, issuer, serial).await
+        })
+        .await
     }
 
     /// Revokes what a holder has, in one transaction: what has not begun yet and what is on hold too, what
@@ -169,23 +178,23 @@ impl Registry {
         order: &Order,
         audit: &Audit,
     ) -> Result<HolderRevocation, RegistryError> {
-        let mut transaction = self.begin().await?;
-        let now: i64 = sqlx::query_scalar("SELECT unixepoch()").fetch_one(&mut *transaction).await?;
-        let all = self.read_holder(&mut transaction, holder, issuer).await?;
-        let (already, open): (Vec<_>, Vec<_>) = all.into_iter().partition(|entry| is_final(&entry.status));
-        let (expired, open): (Vec<_>, Vec<_>) =
-            open.into_iter().partition(|entry| entry.not_after < Time::from_unix(now));
-        let (already, expired) = (already.len(), expired.len());
-        if open.is_empty() {
-            return Err(RegistryError::NothingToRevoke { holder: holder.to_owned(), already, expired });
-        }
-        let mut revoked = Vec::with_capacity(open.len());
-        for entry in &open {
-            self.revoke_in(&mut transaction, entry, order, audit).await?;
-            revoked.push(self.known(&mut transaction, &entry.issuer, &entry.serial).await?);
-        }
-        transaction.commit().await?;
-        Ok(HolderRevocation { revoked, already, expired })
+        self.write(async |session| {
+            let now = session.now().await?;
+            let all = self.read_holder(session, holder, issuer).await?;
+            let (already, open): (Vec<_>, Vec<_>) = all.into_iter().partition(|entry| is_final(&entry.status));
+            let (expired, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|entry| entry.not_after < now);
+            let (already, expired) = (already.len(), expired.len());
+            if open.is_empty() {
+                return Err(RegistryError::NothingToRevoke { holder: holder.to_owned(), already, expired });
+            }
+            let mut revoked = Vec::with_capacity(open.len());
+            for entry in &open {
+                revoke_in(session, entry, order, audit).await?;
+                revoked.push(self.known(session, &entry.issuer, &entry.serial).await?);
+            }
+            Ok(HolderRevocation { revoked, already, expired })
+        })
+        .await
     }
 
     /// Suspends a certificate.
@@ -193,20 +202,21 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Unknown`], [`RegistryError::AlreadyOnHold`], [`RegistryError::RevokedForGood`].
     pub async fn hold(&self, issuer: &IssuerName, serial: &Serial, audit: &Audit) -> Result<Entry, RegistryError> {
-        let mut transaction = self.begin().await?;
-        let entry = self.known(&mut transaction, issuer, serial).await?;
-        if entry.status.is_hold() {
-            return Err(RegistryError::AlreadyOnHold(Box::new(entry)));
-        }
-        if is_final(&entry.status) {
-            return Err(RegistryError::RevokedForGood(Box::new(entry)));
-        }
-        let update = sqlx::query(
-            "UPDATE certificates SET status = 'revoked', revoked_at = unixepoch(), reason = 6, \
-             actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
-        );
-        change(&mut transaction, update, (issuer, serial), audit).await?;
-        self.finish(transaction, issuer, serial).await
+        self.write(async |session| {
+            let entry = self.known(session, issuer, serial).await?;
+            if entry.status.is_hold() {
+                return Err(RegistryError::AlreadyOnHold(Box::new(entry)));
+            }
+            if is_final(&entry.status) {
+                return Err(RegistryError::RevokedForGood(Box::new(entry)));
+            }
+            let now = session.now().await?;
+            let update = "UPDATE jarchy.certificates SET status = 'revoked', revoked_at = ?, reason = 6, \
+                          actor = ?, received_at = ? WHERE issuer = ? AND serial = ?";
+            change(session, update, [now.into()], &entry, audit).await?;
+            self.known(session, issuer, serial).await
+        })
+        .await
     }
 
     /// Lifts a hold; the certificate is good again.
@@ -214,17 +224,17 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Unknown`], [`RegistryError::NotOnHold`].
     pub async fn release(&self, issuer: &IssuerName, serial: &Serial, audit: &Audit) -> Result<Entry, RegistryError> {
-        let mut transaction = self.begin().await?;
-        let entry = self.known(&mut transaction, issuer, serial).await?;
-        if !entry.status.is_hold() {
-            return Err(RegistryError::NotOnHold(Box::new(entry)));
-        }
-        let update = sqlx::query(
-            "UPDATE certificates SET status = 'good', revoked_at = NULL, reason = NULL, invalidity_date = NULL, \
-             actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
-        );
-        change(&mut transaction, update, (issuer, serial), audit).await?;
-        self.finish(transaction, issuer, serial).await
+        self.write(async |session| {
+            let entry = self.known(session, issuer, serial).await?;
+            if !entry.status.is_hold() {
+                return Err(RegistryError::NotOnHold(Box::new(entry)));
+            }
+            let update = "UPDATE jarchy.certificates SET status = 'good', revoked_at = NULL, reason = NULL, \
+                          invalidity_date = NULL, actor = ?, received_at = ? WHERE issuer = ? AND serial = ?";
+            change(session, update, [], &entry, audit).await?;
+            self.known(session, issuer, serial).await
+        })
+        .await
     }
 
     /// Changes reason, date or invalidity date of a revocation that stands, audited.
@@ -241,79 +251,103 @@ impl Registry {
         if correction.reason == Some(Reason::CertificateHold) {
             return Err(RegistryError::Hold);
         }
-        let mut transaction = self.begin().await?;
-        let entry = self.known(&mut transaction, issuer, serial).await?;
-        if entry.status == Status::Good {
-            return Err(RegistryError::NotRevoked(Box::new(entry)));
+        self.write(async |session| {
+            let entry = self.known(session, issuer, serial).await?;
+            if entry.status == Status::Good {
+                return Err(RegistryError::NotRevoked(Box::new(entry)));
+            }
+            let update = "UPDATE jarchy.certificates SET reason = coalesce(?, reason), \
+                          revoked_at = coalesce(?, revoked_at), invalidity_date = coalesce(?, invalidity_date), \
+                          actor = ?, received_at = ? WHERE issuer = ? AND serial = ?";
+            let Correction { reason, at, invalidity_date } = *correction;
+            let values = [reason.map(Reason::code).into(), at.into(), invalidity_date.into()];
+            change(session, update, values, &entry, audit).await?;
+            self.known(session, issuer, serial).await
+        })
+        .await
+    }
+
+    /// Forgets which certificates changed longer ago than `age`, except for the last: a reader that was away for
+    /// longer loads everything anew. Goes by steps, so that nobody waits long. Returns how many rows went.
+    ///
+    /// # Errors
+    /// If the database fails; what went before that is gone.
+    pub async fn trim(&self, age: Duration) -> Result<u64, RegistryError> {
+        let mut gone = 0;
+        loop {
+            let step = self.write(async |session| trim_step(session, age).await).await?;
+            let Some(step) = step else { return Ok(gone) };
+            gone += step;
         }
-        let update = sqlx::query(
-            "UPDATE certificates SET reason = coalesce(?, reason), revoked_at = coalesce(?, revoked_at), \
-             invalidity_date = coalesce(?, invalidity_date), actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
-        )
-        .bind(correction.reason.map(Reason::code))
-        .bind(correction.at.map(Time::unix))
-        .bind(correction.invalidity_date.map(Time::unix));
-        change(&mut transaction, update, (issuer, serial), audit).await?;
-        self.finish(transaction, issuer, serial).await
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, RegistryError> {
-        Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
+    /// Tells every reader that a backup was put in the place of the database, so that they load everything anew.
+    /// Returns the new epoch.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn declare_restored(&self) -> Result<i64, RegistryError> {
+        self.write(async |session| {
+            session.execute("UPDATE jarchy.meta SET epoch = epoch + 1", []).await?;
+            let rows = session.select("SELECT epoch FROM jarchy.meta", []).await?;
+            Ok(rows.first().map(|row| row.integer("epoch")).transpose()?.flatten().unwrap_or_default())
+        })
+        .await
     }
 
-    async fn known(
-        &self,
-        connection: &mut SqliteConnection,
-        issuer: &IssuerName,
-        serial: &Serial,
-    ) -> Result<Entry, RegistryError> {
-        let entry = read_entry(connection, issuer, serial).await?;
+    async fn known(&self, session: &mut Session, issuer: &IssuerName, serial: &Serial) -> Result<Entry, RegistryError> {
+        let entry = read_entry(session, issuer, serial).await?;
         entry.ok_or_else(|| self.unknown(Some(issuer.clone()), *serial))
-    }
-
-    /// Commits, and tells what the certificate is now.
-    async fn finish(
-        &self,
-        mut transaction: Transaction<'static, Sqlite>,
-        issuer: &IssuerName,
-        serial: &Serial,
-    ) -> Result<Entry, RegistryError> {
-        let entry = self.known(&mut transaction, issuer, serial).await?;
-        transaction.commit().await?;
-        Ok(entry)
-    }
-
-    async fn revoke_in(
-        &self,
-        connection: &mut SqliteConnection,
-        entry: &Entry,
-        order: &Order,
-        audit: &Audit,
-    ) -> Result<(), RegistryError> {
-        if order.reason == Reason::CertificateHold {
-            return Err(RegistryError::Hold);
-        }
-        // revoked_at is there already if the certificate is on hold (REV-11).
-        let update = sqlx::query(
-            "UPDATE certificates SET status = 'revoked', revoked_at = coalesce(?, revoked_at, unixepoch()), reason = ?, \
-             invalidity_date = coalesce(?, invalidity_date), actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
-        )
-        .bind(order.at.map(Time::unix))
-        .bind(order.reason.code())
-        .bind(order.invalidity_date.map(Time::unix));
-        change(connection, update, (&entry.issuer, &entry.serial), audit).await
     }
 }
 
+/// Trims the oldest rows of the change log: how many, or `None` if there are none to trim.
+async fn trim_step(session: &mut Session, age: Duration) -> Result<Option<u64>, RegistryError> {
+    let since = session.now().await? - age;
+    let oldest = seq(session, "SELECT min(seq) AS seq FROM jarchy.changes", []).await?;
+    let kept = seq(session, "SELECT min(seq) AS seq FROM jarchy.changes WHERE at > ?", [since.into()]).await?;
+    let newest = seq(session, "SELECT max(seq) AS seq FROM jarchy.changes", []).await?;
+    let (Some(oldest), Some(until)) = (oldest, kept.or(newest)) else { return Ok(None) };
+    if oldest >= until {
+        return Ok(None);
+    }
+    let until = until.min(oldest.saturating_add(TRIMMED_AT_ONCE));
+    Ok(Some(session.execute("DELETE FROM jarchy.changes WHERE seq < ?", [Value::Integer(Some(until))]).await?))
+}
+
+async fn seq<const N: usize>(
+    session: &mut Session,
+    select: &'static str,
+    values: [Value; N],
+) -> Result<Option<i64>, sqlx::Error> {
+    let rows = session.select(select, values).await?;
+    Ok(rows.first().map(|row| row.integer("seq")).transpose()?.flatten())
+}
+
+async fn revoke_in(session: &mut Session, entry: &Entry, order: &Order, audit: &Audit) -> Result<(), RegistryError> {
+    if order.reason == Reason::CertificateHold {
+        return Err(RegistryError::Hold);
+    }
+    // revoked_at is there already if the certificate is on hold (REV-11).
+    let update = "UPDATE jarchy.certificates SET status = 'revoked', revoked_at = coalesce(?, revoked_at, ?), \
+                  reason = ?, invalidity_date = coalesce(?, invalidity_date), actor = ?, received_at = ? \
+                  WHERE issuer = ? AND serial = ?";
+    let now = session.now().await?;
+    let values = [order.at.into(), now.into(), Some(order.reason.code()).into(), order.invalidity_date.into()];
+    change(session, update, values, entry, audit).await
+}
+
 /// Runs an UPDATE whose last four parameters are who wants it, when received, and of which certificate.
-async fn change(
-    connection: &mut SqliteConnection,
-    update: Query<'_, Sqlite, SqliteArguments>,
-    (issuer, serial): (&IssuerName, &Serial),
+async fn change<const N: usize>(
+    session: &mut Session,
+    update: &'static str,
+    values: [Value; N],
+    entry: &Entry,
     audit: &Audit,
 ) -> Result<(), RegistryError> {
-    let update = update.bind(audit.actor.clone()).bind(audit.received_at.unix());
-    update.bind(issuer.to_string()).bind(serial.as_bytes().to_vec()).execute(connection).await?;
+    let (serial, issuer) = (entry.serial.as_bytes().into(), entry.issuer.as_str().into());
+    let last = [audit.actor.as_str().into(), audit.received_at.into(), issuer, serial];
+    session.execute(update, values.into_iter().chain(last)).await?;
     Ok(())
 }
 
@@ -321,15 +355,31 @@ fn is_final(status: &Status) -> bool {
     status.revocation().is_some() && !status.is_hold()
 }
 
-async fn add_one(
-    connection: &mut SqliteConnection,
+async fn add_one(session: &mut Session, new: &NewCertificate, audit: &Audit) -> Result<Added, RegistryError> {
+    if let Some(known) = read_entry(session, &new.issuer, &new.serial).await? {
+        return complete(session, known, new, audit).await;
+    }
+    match insert(session, new, audit).await {
+        Ok(()) => Ok(Added::New),
+        Err(refusal @ RegistryError::Refused(_)) => {
+            // Another writer may have been faster.
+            session.undo().await?;
+            match read_entry(session, &new.issuer, &new.serial).await? {
+                Some(known) => complete(session, known, new, audit).await,
+                None => Err(refusal),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds what is not known yet of a certificate that is.
+async fn complete(
+    session: &mut Session,
+    known: Entry,
     new: &NewCertificate,
     audit: &Audit,
 ) -> Result<Added, RegistryError> {
-    let Some(known) = read_entry(&mut *connection, &new.issuer, &new.serial).await? else {
-        insert(connection, new, audit).await?;
-        return Ok(Added::New);
-    };
     let same_hash = known.sha256.is_none() || new.sha256.is_none() || known.sha256 == new.sha256;
     if !same_hash || (known.not_before, known.not_after) != (new.not_before, new.not_after) {
         return Err(RegistryError::Conflict(Box::new(known)));
@@ -343,45 +393,40 @@ async fn add_one(
     if !fills {
         return Ok(Added::AlreadyThere);
     }
-    let update = sqlx::query(
-        "UPDATE certificates SET sha256 = coalesce(sha256, ?), holder = coalesce(holder, ?), \
-         medium = coalesce(medium, ?), renews = coalesce(renews, ?), shard = coalesce(shard, ?), \
-         ca = coalesce(ca, ?), actor = ?, received_at = ? WHERE issuer = ? AND serial = ?",
-    )
-    .bind(new.sha256.as_ref().map(<[u8; 32]>::as_slice))
-    .bind(new.holder.as_deref())
-    .bind(new.medium.map(Medium::name))
-    .bind(new.renews.as_ref().map(Serial::as_bytes))
-    .bind(new.shard)
-    .bind(new.ca);
-    change(connection, update, (&new.issuer, &new.serial), audit).await?;
+    let update = "UPDATE jarchy.certificates SET sha256 = coalesce(sha256, ?), holder = coalesce(holder, ?), \
+                  medium = coalesce(medium, ?), renews = coalesce(renews, ?), shard = coalesce(shard, ?), \
+                  ca = coalesce(ca, ?), actor = ?, received_at = ? WHERE issuer = ? AND serial = ?";
+    change(session, update, particulars(new), &known, audit).await?;
     Ok(Added::Completed)
 }
 
-async fn insert(connection: &mut SqliteConnection, new: &NewCertificate, audit: &Audit) -> Result<(), RegistryError> {
+/// What may be filled in later: sha256, holder, medium, renews, shard, ca.
+fn particulars(new: &NewCertificate) -> [Value; 6] {
+    [
+        new.sha256.as_ref().map(<[u8; 32]>::as_slice).into(),
+        new.holder.as_deref().into(),
+        new.medium.map(Medium::name).into(),
+        new.renews.as_ref().map(Serial::as_bytes).into(),
+        new.shard.into(),
+        new.ca.map(u8::from).into(),
+    ]
+}
+
+async fn insert(session: &mut Session, new: &NewCertificate, audit: &Audit) -> Result<(), RegistryError> {
     let revocation = new.status.revocation();
-    sqlx::query(
-        "INSERT INTO certificates(issuer, serial, not_before, not_after, sha256, holder, medium, renews, shard, ca, \
-         status, revoked_at, reason, invalidity_date, actor, received_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(new.issuer.as_str())
-    .bind(new.serial.as_bytes())
-    .bind(new.not_before.unix())
-    .bind(new.not_after.unix())
-    .bind(new.sha256.as_ref().map(<[u8; 32]>::as_slice))
-    .bind(new.holder.as_deref())
-    .bind(new.medium.map(Medium::name))
-    .bind(new.renews.as_ref().map(Serial::as_bytes))
-    .bind(new.shard)
-    .bind(new.ca)
-    .bind(if revocation.is_some() { "revoked" } else { "good" })
-    .bind(revocation.map(|revocation| revocation.at.unix()))
-    .bind(revocation.map(|revocation| revocation.reason.code()))
-    .bind(revocation.and_then(|revocation| revocation.invalidity_date).map(Time::unix))
-    .bind(audit.actor.as_str())
-    .bind(audit.received_at.unix())
-    .execute(connection)
-    .await?;
+    let insert = "INSERT INTO jarchy.certificates(issuer, serial, not_before, not_after, sha256, holder, medium, \
+                  renews, shard, ca, status, revoked_at, reason, invalidity_date, actor, received_at) \
+                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let key: [Value; 4] =
+        [new.issuer.as_str().into(), new.serial.as_bytes().into(), new.not_before.into(), new.not_after.into()];
+    let status = [
+        if revocation.is_some() { "revoked" } else { "good" }.into(),
+        revocation.map(|revocation| revocation.at).into(),
+        revocation.map(|revocation| revocation.reason.code()).into(),
+        revocation.and_then(|revocation| revocation.invalidity_date).into(),
+        audit.actor.as_str().into(),
+        audit.received_at.into(),
+    ];
+    session.execute(insert, key.into_iter().chain(particulars(new)).chain(status)).await?;
     Ok(())
 }

@@ -53,10 +53,11 @@ CREATE TABLE IF NOT EXISTS certificates(
   not_after BIGINT COMMENT 'never changes',
   sha256 VARBINARY(33) COMMENT 'of the DER; NULL while only the precertificate exists; set once',
   holder VARCHAR(255) COMMENT 'the CA''s own reference to the holder',
-  medium VARCHAR(8) COMMENT 'where the key lives: token, cloud, other',
+  medium VARCHAR(16) COMMENT 'where the key lives: token, cloud, other',
   renews VARBINARY(21) COMMENT 'the serial of the certificate, of the same issuer, that this one follows',
   shard INT COMMENT 'which shard of the CRL its CRLDistributionPoints name; set once',
-  status VARCHAR(8) NOT NULL DEFAULT 'good' COMMENT 'good or revoked; on hold is revoked with reason 6',
+  ca INT COMMENT '1 if it is a certificate of a CA (basicConstraints), 0 if not, NULL if nobody says; set once',
+  status VARCHAR(16) NOT NULL DEFAULT 'good' COMMENT 'good or revoked; on hold is revoked with reason 6',
   revoked_at BIGINT COMMENT 'revocationDate; a hold that becomes final keeps the start of the hold',
   reason INT COMMENT 'RFC 5280 5.3.1; 6 is certificateHold, NULL none given',
   invalidity_date BIGINT COMMENT 'since when the key is thought to be in other hands (RFC 5280 5.3.2)',
@@ -77,6 +78,7 @@ CREATE TABLE IF NOT EXISTS certificates(
   CONSTRAINT `medium is token, cloud, other or NULL` CHECK (medium IN ('token', 'cloud', 'other')),
   CONSTRAINT `renews is a serial like serial itself` CHECK (LENGTH(renews) BETWEEN 1 AND 20),
   CONSTRAINT `shard is 0 or more` CHECK (shard >= 0),
+  CONSTRAINT `ca is 1 for a certificate of a CA, 0 for any other, or NULL` CHECK (ca IN (0, 1)),
   CONSTRAINT `status is good or revoked; on hold is revoked with reason 6` CHECK (status IN ('good', 'revoked')),
   CONSTRAINT `reason is one of 0 to 6, 9, 10 (RFC 5280 5.3.1)` CHECK (reason IN (0, 1, 2, 3, 4, 5, 6, 9, 10)),
   CONSTRAINT `not_after lies before not_before: are they swapped?` CHECK (not_before <= not_after),
@@ -209,6 +211,8 @@ CREATE TRIGGER IF NOT EXISTS certificates_update BEFORE UPDATE ON certificates F
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'sha256 is set once, from NULL: another certificate needs a serial of its own';
   ELSEIF OLD.shard IS NOT NULL AND NOT NEW.shard <=> OLD.shard THEN
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'shard is set once, from NULL: the certificate names its CRL for life';
+  ELSEIF OLD.ca IS NOT NULL AND NOT NEW.ca <=> OLD.ca THEN
+    SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'ca is set once, from NULL: basicConstraints of a certificate never change';
   ELSEIF NOT (NEW.released_at <=> OLD.released_at AND NEW.changed_at <=> OLD.changed_at) THEN
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'released_at and changed_at are kept by the database: leave them out';
   ELSEIF OLD.status = 'revoked' AND NEW.status = 'good' AND NOT was_hold THEN
@@ -230,7 +234,7 @@ CREATE TRIGGER IF NOT EXISTS certificates_update BEFORE UPDATE ON certificates F
   SET @jarchy_actor = NEW.actor, @jarchy_received_at = NEW.received_at;
   SET NEW.actor = NULL, NEW.received_at = NULL;
   IF NOT (NEW.sha256 <=> OLD.sha256 AND NEW.holder <=> OLD.holder AND NEW.medium <=> OLD.medium
-    AND NEW.renews <=> OLD.renews AND NEW.shard <=> OLD.shard AND NEW.status <=> OLD.status
+    AND NEW.renews <=> OLD.renews AND NEW.shard <=> OLD.shard AND NEW.ca <=> OLD.ca AND NEW.status <=> OLD.status
     AND NEW.revoked_at <=> OLD.revoked_at AND NEW.reason <=> OLD.reason
     AND NEW.invalidity_date <=> OLD.invalidity_date) THEN
     -- UNIX_TIMESTAMP() is when the statement began; it may have waited since for the one before it.
@@ -244,7 +248,8 @@ END;
 CREATE TRIGGER IF NOT EXISTS certificates_updated AFTER UPDATE ON certificates FOR EACH ROW BEGIN
   -- What relying parties see of it, and what only the CA does.
   DECLARE seen BOOL DEFAULT NOT (NEW.status <=> OLD.status AND NEW.revoked_at <=> OLD.revoked_at
-    AND NEW.reason <=> OLD.reason AND NEW.invalidity_date <=> OLD.invalidity_date AND NEW.shard <=> OLD.shard);
+    AND NEW.reason <=> OLD.reason AND NEW.invalidity_date <=> OLD.invalidity_date AND NEW.shard <=> OLD.shard
+    AND NEW.ca <=> OLD.ca);
   DECLARE own BOOL DEFAULT NOT (NEW.holder <=> OLD.holder AND NEW.medium <=> OLD.medium AND NEW.renews <=> OLD.renews);
   DECLARE hashed BOOL DEFAULT NOT NEW.sha256 <=> OLD.sha256;
   IF hashed THEN
@@ -263,10 +268,10 @@ CREATE TRIGGER IF NOT EXISTS certificates_updated AFTER UPDATE ON certificates F
       IF(OLD.status = 'good' AND NEW.status = 'revoked', NEW.revoked_at, NEW.changed_at),
       JSON_OBJECT('status', OLD.status, 'revoked_at', OLD.revoked_at, 'reason', OLD.reason,
         'invalidity_date', OLD.invalidity_date, 'holder', OLD.holder, 'medium', OLD.medium,
-        'renews', HEX(OLD.renews), 'shard', OLD.shard),
+        'renews', HEX(OLD.renews), 'shard', OLD.shard, 'ca', OLD.ca),
       JSON_OBJECT('status', NEW.status, 'revoked_at', NEW.revoked_at, 'reason', NEW.reason,
         'invalidity_date', NEW.invalidity_date, 'holder', NEW.holder, 'medium', NEW.medium,
-        'renews', HEX(NEW.renews), 'shard', NEW.shard));
+        'renews', HEX(NEW.renews), 'shard', NEW.shard, 'ca', NEW.ca));
   END IF;
   IF seen OR hashed THEN
     INSERT INTO changes(issuer, serial) VALUES (NEW.issuer, NEW.serial);
@@ -283,7 +288,7 @@ CREATE TRIGGER IF NOT EXISTS events_insert BEFORE INSERT ON events FOR EACH ROW 
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'this event is there already and events never change: INSERT without id';
   ELSEIF changed IS NULL THEN
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'events tell of certificates that are in the database: INSERT the certificate first';
-  ELSEIF NEW.recorded_at NOT IN (UNIX_TIMESTAMP(), changed) OR NEW.id < (SELECT MAX(id) FROM events) AND NEW.id <> 0 THEN
+  ELSEIF NEW.recorded_at NOT IN (UNIX_TIMESTAMP(), changed) OR (NEW.id <> 0 AND NEW.id < (SELECT MAX(id) FROM events)) THEN
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'events are recorded now and in order: leave id and recorded_at out';
   END IF;
   SET NEW.recorded_at = COALESCE(NEW.recorded_at, UNIX_TIMESTAMP());

@@ -85,6 +85,8 @@ CREATE TABLE jarchy.certificates(
     CONSTRAINT "renews is a serial like serial itself" CHECK (length(renews) BETWEEN 1 AND 20),
   shard INTEGER                   -- which shard of the CRL its CRLDistributionPoints name; set once
     CONSTRAINT "shard is 0 or more" CHECK (shard >= 0),
+  ca INTEGER                      -- 1 if it is a CA's (basicConstraints), 0 if not, NULL if nobody says; set once
+    CONSTRAINT "ca is 1 for a certificate of a CA, 0 for any other, or NULL" CHECK (ca IN (0, 1)),
   status TEXT COLLATE "C" NOT NULL DEFAULT 'good'
     CONSTRAINT "status is good or revoked; on hold is revoked with reason 6" CHECK (status IN ('good', 'revoked')),
   revoked_at BIGINT,              -- revocationDate; a hold that becomes final keeps the hold's start
@@ -226,8 +228,8 @@ CREATE FUNCTION jarchy.certificates_update() RETURNS trigger LANGUAGE plpgsql SE
 DECLARE
   now BIGINT := greatest(jarchy.now(), OLD.changed_at);
   -- What relying parties see of it, and what only the CA does.
-  seen BOOLEAN := (NEW.status, NEW.revoked_at, NEW.reason, NEW.invalidity_date, NEW.shard)
-    IS DISTINCT FROM (OLD.status, OLD.revoked_at, OLD.reason, OLD.invalidity_date, OLD.shard);
+  seen BOOLEAN := (NEW.status, NEW.revoked_at, NEW.reason, NEW.invalidity_date, NEW.shard, NEW.ca)
+    IS DISTINCT FROM (OLD.status, OLD.revoked_at, OLD.reason, OLD.invalidity_date, OLD.shard, OLD.ca);
   own BOOLEAN := (NEW.holder, NEW.medium, NEW.renews) IS DISTINCT FROM (OLD.holder, OLD.medium, OLD.renews);
   hashed BOOLEAN := NEW.sha256 IS DISTINCT FROM OLD.sha256;
   was_hold BOOLEAN := OLD.status = 'revoked' AND OLD.reason IS NOT DISTINCT FROM 6;
@@ -241,6 +243,8 @@ BEGIN
     RAISE check_violation USING MESSAGE = 'sha256 is set once, from NULL: another certificate needs a serial of its own';
   ELSIF OLD.shard IS NOT NULL AND NEW.shard IS DISTINCT FROM OLD.shard THEN
     RAISE check_violation USING MESSAGE = 'shard is set once, from NULL: the certificate names its CRL for life';
+  ELSIF OLD.ca IS NOT NULL AND NEW.ca IS DISTINCT FROM OLD.ca THEN
+    RAISE check_violation USING MESSAGE = 'ca is set once, from NULL: basicConstraints of a certificate never change';
   ELSIF (NEW.released_at, NEW.changed_at) IS DISTINCT FROM (OLD.released_at, OLD.changed_at) THEN
     RAISE check_violation USING MESSAGE = 'released_at and changed_at are kept by the database: leave them out';
   ELSIF OLD.status = 'revoked' AND NEW.status = 'good' AND NOT was_hold THEN
@@ -270,13 +274,13 @@ BEGIN
            WHEN OLD.status = 'good' AND is_hold THEN 'hold'
            WHEN NEW.status = 'revoked' AND NOT is_hold AND (OLD.status = 'good' OR was_hold) THEN 'revoke'
            ELSE 'update' END,
-      NEW.actor, NEW.received_at, now, CASE WHEN OLD.status = 'good' AND NEW.status = 'revoked' THEN NEW.revoked_at ELSE now END,
+      NEW.actor, NEW.received_at, now, CASE WHEN OLD.status = 'good' AND NEW.status = 'revoked' THEN coalesce(NEW.revoked_at, now) ELSE now END,
       json_build_object('status', OLD.status, 'revoked_at', OLD.revoked_at, 'reason', OLD.reason,
         'invalidity_date', OLD.invalidity_date, 'holder', OLD.holder, 'medium', OLD.medium,
-        'renews', upper(encode(OLD.renews, 'hex')), 'shard', OLD.shard),
+        'renews', upper(encode(OLD.renews, 'hex')), 'shard', OLD.shard, 'ca', OLD.ca),
       json_build_object('status', NEW.status, 'revoked_at', NEW.revoked_at, 'reason', NEW.reason,
         'invalidity_date', NEW.invalidity_date, 'holder', NEW.holder, 'medium', NEW.medium,
-        'renews', upper(encode(NEW.renews, 'hex')), 'shard', NEW.shard));
+        'renews', upper(encode(NEW.renews, 'hex')), 'shard', NEW.shard, 'ca', NEW.ca));
   END IF;
   IF seen OR hashed THEN
     INSERT INTO jarchy.changes(issuer, serial) VALUES (NEW.issuer, NEW.serial);

@@ -13,7 +13,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -154,6 +154,24 @@ impl Server {
             assert!(began.elapsed() < PATIENCE, "{:?} does not start: {}", self.engine, self.log());
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Ends it in order and starts it with other options.
+    pub(crate) fn restart_with(&mut self, options: &[&str]) {
+        self.stop();
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self.restart();
+    }
+
+    /// A file in its directory that only its user may read.
+    pub(crate) fn give(&self, name: &str, content: &str) -> PathBuf {
+        let file = self.dir.join(name);
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((user, group)) = other_user() {
+            chown(&file, Some(user), Some(group)).unwrap();
+        }
+        file
     }
 
     fn try_start(&mut self) -> bool {

@@ -113,6 +113,9 @@ async fn fill(dir: &Path, addr: SocketAddr) -> anyhow::Result<()> {
         certificate: "ca.pem".to_owned(),
         delegate: Some(("ocsp.pem".to_owned(), "ocsp.key".to_owned())),
         ca_key: Some("ca.key".to_owned()),
+        database: None,
+        database_password_file: None,
+        database_ca: None,
     };
     write_new(&dir.join(config::FILE_NAME), template.to_string().as_bytes(), 0o644)
 }
@@ -321,6 +324,7 @@ mod tests {
     use crate::config::{Config, OcspSigner};
     use crate::ocsp::authority;
     use crate::sign::{Signer, verify};
+    use crate::{db, registry};
     use std::collections::HashMap;
 
     fn certificate(dir: &Path, name: &str) -> Certificate {
@@ -345,7 +349,7 @@ mod tests {
         authority::check(&delegate, Some(&ca), now).unwrap();
         assert!(delegate.ocsp_nocheck && ca.may_sign_crls());
 
-        let registry = Registry::open(&config.database.path).await.unwrap();
+        let registry = Registry::open(&config.database.place).await.unwrap();
         let name = ISSUER.parse().unwrap();
         let mut found = Vec::new();
         for file in ["good", "revoked-key-compromise", "on-hold", "renewal", "expired", "expired-revoked", "not-issued"]
@@ -375,8 +379,9 @@ mod tests {
         let renewal = registry.get(&name, &certificate(&dir, "renewal.pem").serial()).await.unwrap().unwrap();
         let holders = registry.of_holder(&renewal.holder.unwrap(), None).await.unwrap();
         assert!(holders.iter().any(|entry| Some(entry.serial) == renewal.renews));
+        let pool = db::open(&dir.join(DATABASE), &registry::KIND, db::Mode::ReadOnly).await.unwrap();
         let rows: Vec<(String, Option<u8>)> =
-            sqlx::query_as("SELECT hex(serial), reason FROM certificates").fetch_all(registry.pool()).await.unwrap();
+            sqlx::query_as("SELECT hex(serial), reason FROM certificates").fetch_all(&pool).await.unwrap();
         assert_eq!(rows.len(), ISSUED);
         let mut reasons = HashMap::new();
         for reason in rows.iter().filter_map(|(_, reason)| *reason) {

@@ -30,6 +30,12 @@ pub(in crate::cli) struct Template {
     pub(in crate::cli) delegate: Option<(String, String)>,
     /// `issuer.crl.key`.
     pub(in crate::cli) ca_key: Option<String>,
+    /// `database.url`.
+    pub(in crate::cli) database: Option<String>,
+    /// `database.password_file`.
+    pub(in crate::cli) database_password_file: Option<String>,
+    /// `database.ca_certificate`.
+    pub(in crate::cli) database_ca: Option<String>,
 }
 
 /// `text` as a TOML string.
@@ -107,12 +113,27 @@ impl Template {
     }
 
     fn stores(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
+        let server = |name: &str, written: &Option<String>, example: &str| {
+            written
+                .as_ref()
+                .map_or_else(|| format!("# {name} = \"{example}\""), |written| format!("{name} = {}", quoted(written)))
+        };
+        let poll = if self.database.is_some() { "100ms" } else { "20ms" };
+        write!(
+            f,
             "[database]
-# What the CA issued and revoked: the CA, or the commands of jarchy, write here.
-#path = \"issuance.db\"
-# How often it is asked for changes.
-#poll = \"20ms\"
+# What the CA issued and revoked: the CA, or the commands of jarchy, write here. A file, or on a server.
+{path} = \"issuance.db\"
+{url}
+# The password; or in the environment as JARCHY_DATABASE_PASSWORD.
+{password_file}
+# \"verify\" the server's certificate, or \"off\", as it is on this machine; who vouches for it, and Jarchy's own.
+# tls = \"verify\"
+{ca_certificate}
+# client_certificate = \"db-client.pem\"
+# client_key = \"db-client.key\"
+# How often it is asked for changes, where it does not tell of them itself.
+#poll = \"{poll}\"
 # Out of reach for longer than this, nothing new is signed but revocations.
 #max_staleness = \"1m\"
 
@@ -121,6 +142,10 @@ impl Template {
 #path = \"jarchy-state.db\"
 
 ",
+            path = if self.database.is_some() { "# path" } else { "#path" },
+            url = server("url", &self.database, "postgres://jarchy@db.example.org/jarchy"),
+            password_file = server("password_file", &self.database_password_file, "db-password"),
+            ca_certificate = server("ca_certificate", &self.database_ca, "db-ca.pem"),
         )
     }
 
@@ -286,6 +311,9 @@ mod tests {
             certificate: "c\"a\\.pem".to_owned(),
             delegate: delegate.map(|(certificate, key)| (certificate.to_owned(), key.to_owned())),
             ca_key: ca_key.map(str::to_owned),
+            database: None,
+            database_password_file: None,
+            database_ca: None,
         }
         .to_string()
     }
@@ -297,7 +325,8 @@ mod tests {
         let uncommented: Vec<&str> =
             written.lines().map(|line| if is_setting(line) { &line[1..] } else { line }).collect();
         assert_eq!(load(&uncommented.join("\n")), load(&written));
-        let all = std::fs::read_to_string("testdata/config/all-settings.toml").unwrap();
+        let samples = ["all-settings.toml", "database-server.toml"];
+        let all = samples.map(|name| std::fs::read_to_string(format!("testdata/config/{name}")).unwrap()).concat();
         for name in all.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name) {
             assert!(written.contains(&format!("{name} = ")), "{name} is not told of:\n{written}");
         }
