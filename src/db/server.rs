@@ -298,7 +298,7 @@ impl Server {
             || host == "localhost"
             || host.starts_with('/')
             || address.is_ok_and(|address| address.is_loopback());
-        self.tls.verify.unwrap_or(!here || self.tls.ca_certificate.is_some() || self.tls.client_key.is_some())
+        self.tls.verify.unwrap_or_else(|| !here || self.tls.ca_certificate.is_some() || self.tls.client_key.is_some())
     }
 
     fn password(&self, kind: &ServerKind) -> Result<Option<Zeroizing<String>>, DbError> {
