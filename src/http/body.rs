@@ -82,6 +82,10 @@ impl Payload {
         let version = (bytes.len() > PIECE).then(|| versions.lease(number));
         Self { rest: bytes, version }
     }
+
+    pub(super) const fn comes_in_pieces(&self) -> bool {
+        self.version.is_some()
+    }
 }
 
 impl Body for Payload {

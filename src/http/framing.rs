@@ -84,6 +84,11 @@ impl Framing {
         }
     }
 
+    /// Whether a request may begin here, and not a single octet of what would come before it is there.
+    pub(super) const fn is_between(&self) -> bool {
+        matches!(self.state, State::Between) && !self.after_cr
+    }
+
     /// Heads that have ended so far.
     pub(super) const fn heads(&self) -> u64 {
         self.heads

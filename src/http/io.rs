@@ -2,19 +2,23 @@
 //!
 //! Goes in: a TCP stream. Comes out: the same bytes for hyper, after [`Framing`] looked at them, and an
 //! error once the client is too slow: with a head, with its next request, or in taking our answer.
-//! Bodies are timed where they are read, so that the client is told.
+//! Bodies are timed where they are read, so that the client is told. Requests that [`Hot`] answers are
+//! answered here, and hyper does not hear of them.
 //!
-//! Invariant: one timer a connection, and no step of a healthy request waits for it.
+//! Invariants: one timer a connection, and no step of a healthy request waits for it; answers leave in the
+//! order of their requests.
 
 use super::framing::{Framing, Place};
+use super::hot::{Done, Hot};
 use super::server::Limits;
 use crate::metrics::{Connections, Cut};
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -35,6 +39,10 @@ pub(super) struct Handled {
     requests: AtomicU64,
     /// Whether we close after this answer although the client did not ask for it.
     closes: AtomicBool,
+    /// Whether hyper may hold something of an answer that it has not handed over yet.
+    owes: AtomicBool,
+    /// Whether an answer went out in pieces: then it is not known when hyper has handed over the last one.
+    streamed: AtomicBool,
 }
 
 impl Handled {
@@ -42,10 +50,15 @@ impl Handled {
     pub(super) fn begin(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.busy.store(true, Ordering::Relaxed);
+        self.owes.store(true, Ordering::Relaxed);
     }
 
-    /// The answer is ready to be sent; `closes` if it is the last one by our will.
-    pub(super) fn end(&self, closes: bool) {
+    /// The answer is ready to be sent; `closes` if it is the last one by our will, `streams` if it will come
+    /// in pieces.
+    pub(super) fn end(&self, closes: bool, streams: bool) {
+        if streams {
+            self.streamed.store(true, Ordering::Relaxed);
+        }
         if closes {
             self.closes.store(true, Ordering::Relaxed);
         }
@@ -81,10 +94,21 @@ pub(super) struct Io {
     drain: Drain,
     /// Octets that lingering may still drop; `None` before the close began.
     linger: Option<usize>,
+    hot: Hot,
+    /// Answers that were made here and have not been taken yet.
+    unsent: Vec<u8>,
+    /// The client wanted no more than what was answered here.
+    is_over: bool,
 }
 
 impl Io {
-    pub(super) fn new(stream: TcpStream, handled: Arc<Handled>, limits: Arc<Limits>, metrics: Connections) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        handled: Arc<Handled>,
+        hot: Hot,
+        limits: Arc<Limits>,
+        metrics: Connections,
+    ) -> Self {
         let now = Instant::now();
         Self {
             stream,
@@ -96,6 +120,9 @@ impl Io {
             last: now,
             drain: Drain { left: limits.drain_time, taken: 0, waiting: None },
             linger: None,
+            hot,
+            unsent: Vec::new(),
+            is_over: false,
             limits,
         }
     }
@@ -122,6 +149,57 @@ impl Io {
         // One that began with this very read, or earlier and still goes on.
         let before = if self.framing.heads() == heads { self.head_began } else { None };
         self.head_began = if is_head { before.or(Some(self.last)) } else { None };
+    }
+
+    /// Whether hyper is done with all that it was given, so that what comes now may be answered here.
+    fn is_between(&self) -> bool {
+        self.framing.is_between()
+            && self.framing.heads() == self.handled.requests.load(Ordering::Relaxed)
+            && !self.handled.owes.load(Ordering::Relaxed)
+            && !self.handled.streamed.load(Ordering::Relaxed)
+    }
+
+    /// Answers what can be answered here of what came, and returns how much of it that was.
+    fn answer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<usize> {
+        thread_local!(static ANSWERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        ANSWERS.with_borrow_mut(|answers| {
+            answers.clear();
+            let Done { taken, closes } = self.hot.answer(bytes, answers);
+            if taken > 0 {
+                self.is_over = closes;
+                (self.last, self.head_began) = (Instant::now(), None);
+                let sent = self.send(answers, cx)?;
+                self.unsent.extend_from_slice(answers.get(sent..).unwrap_or_default());
+            }
+            Ok(taken)
+        })
+    }
+
+    /// How much of `bytes` the client takes at present.
+    fn send(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<usize> {
+        let mut sent = 0;
+        while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+            let written = Pin::new(&mut self.stream).poll_write(cx, rest);
+            match self.wrote(written, cx) {
+                Poll::Ready(written) => sent += written?,
+                Poll::Pending => break,
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends what is left of the answers that were made here.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unsent.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let unsent = std::mem::take(&mut self.unsent);
+        let sent = self.send(&unsent, cx)?;
+        if let Some(rest) = unsent.get(sent..).filter(|rest| !rest.is_empty()) {
+            self.unsent.extend_from_slice(rest);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Whether `deadline` has passed; if not, the task is woken when it does.
@@ -197,10 +275,25 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let result = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if result.is_ready() {
-            this.received(buffer.filled_mut().get_mut(before..).unwrap_or_default());
-            return result;
+        loop {
+            ready!(this.poll_unsent(cx))?;
+            if this.is_over {
+                return Poll::Ready(Ok(()));
+            }
+            let result = Pin::new(&mut this.stream).poll_read(cx, buffer);
+            if result.is_pending() {
+                break;
+            }
+            let came = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+            let taken = if this.is_between() { this.answer(came, cx)? } else { 0 };
+            if taken == 0 || taken < came.len() {
+                came.copy_within(taken.., 0);
+                let left = came.len() - taken;
+                this.received(came.get_mut(..left).unwrap_or_default());
+                buffer.set_filled(before + left);
+                return result;
+            }
+            buffer.set_filled(before);
         }
         if let Some(deadline) = this.read_deadline()
             && this.has_passed(deadline, cx)
@@ -218,6 +311,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_unsent(cx))?;
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.wrote(written, cx)
     }
@@ -228,6 +322,7 @@ impl AsyncWrite for Io {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_unsent(cx))?;
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
         this.wrote(written, cx)
     }
@@ -236,8 +331,14 @@ impl AsyncWrite for Io {
         self.stream.is_write_vectored()
     }
 
+    /// hyper calls this when it has handed over all that it had.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_unsent(cx))?;
+        if !this.handled.busy.load(Ordering::Relaxed) {
+            this.handled.owes.store(false, Ordering::Relaxed);
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -245,6 +346,7 @@ impl AsyncWrite for Io {
         if let Some(left) = this.linger {
             return this.poll_linger(left, cx);
         }
+        ready!(this.poll_unsent(cx))?;
         // Nothing of it waits: a TCP stream only sends its FIN.
         let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
         if !matches!(shut, Poll::Ready(Ok(()))) || !this.is_unfinished() {

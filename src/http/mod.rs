@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `server` | threads, sockets, limits, stopping |
 //! | `io`, `framing` | one client's socket: time-outs, and framing that leaves no doubt |
+//! | `hot` | plain requests whose answer is kept |
 //! | `path` | raw path → route, base64 tail → request |
 //! | `body` | bodies, read with a limit and sent without a copy |
 //! | `range`, `pem` | parts of a list, and lists as text |
@@ -19,6 +20,7 @@
 pub mod admin;
 mod body;
 mod framing;
+mod hot;
 mod io;
 mod path;
 mod pem;
@@ -53,6 +55,8 @@ use std::time::Duration;
 
 /// No cached list outlives this, so that a fresh one reaches clients soon (CRL-92).
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(3600);
+/// What follows max-age: the directives of RFC 9919 7.2 (HTTP-12).
+const CACHE_DIRECTIVES: &str = ", public, no-transform, must-revalidate";
 /// When a client should ask again for a list that is not built yet.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
@@ -337,7 +341,7 @@ impl Site {
     fn certificate(&self, issuer: &str, request: &Parts) -> Answer {
         let Some(files) = self.issuers.get(issuer) else { return not_found() };
         self.metrics.documents.count(Document::Certificate);
-        let validators = Validators { tag: &files.certificate_tag, modified: None, is_only_version: false };
+        let validators = Validators { tag: files.certificate_tag.as_bytes(), modified: None, is_only_version: false };
         let body = |part| files.certificate.slice(part).into();
         let mut answer = validators.file(request, files.certificate.len(), body, PKIX_CERT);
         set(&mut answer, header::CACHE_CONTROL, cache_control(LONGEST_MAX_AGE));
@@ -369,7 +373,7 @@ impl Site {
         // A number is at least the second in which it was given, which is at least thisUpdate: the list
         // whose number equals its thisUpdate is the first of that second, and the current one the last.
         let is_only_version = i64::try_from(list.number) == Ok(list.this_update.unix());
-        let validators = Validators { tag, modified: Some(list.this_update), is_only_version };
+        let validators = Validators { tag: tag.as_bytes(), modified: Some(list.this_update), is_only_version };
         let mut answer = validators.file(request, len, body, content_type);
         if answer.status() != StatusCode::RANGE_NOT_SATISFIABLE && answer.status() != StatusCode::PRECONDITION_FAILED {
             set(&mut answer, header::EXPIRES, http_date(now + max_age));
@@ -382,7 +386,7 @@ impl Site {
 /// By what a client or cache recognises what it already has.
 struct Validators<'a> {
     /// Strong entity tag, in its quotes.
-    tag: &'a str,
+    tag: &'a [u8],
     modified: Option<Time>,
     /// Whether no other version bears the same `modified`.
     is_only_version: bool,
@@ -401,7 +405,7 @@ impl Validators<'_> {
             set(&mut answer, header::CONTENT_TYPE, content_type);
             answer
         };
-        set(&mut answer, header::ETAG, value(self.tag.as_bytes()));
+        set(&mut answer, header::ETAG, value(self.tag));
         if let Some(modified) = self.modified {
             set(&mut answer, header::LAST_MODIFIED, http_date(modified));
         }
@@ -448,7 +452,7 @@ impl Validators<'_> {
     fn is_wanted(&self, request: &HeaderMap) -> bool {
         if request.contains_key(header::IF_MATCH) {
             let tags = request.get_all(header::IF_MATCH).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
-            return tags.map(<[u8]>::trim_ascii).any(|tag| tag == b"*" || tag == self.tag.as_bytes());
+            return tags.map(<[u8]>::trim_ascii).any(|tag| tag == b"*" || tag == self.tag);
         }
         let since = request.get(header::IF_UNMODIFIED_SINCE).and_then(|date| Time::from_http_date(date.as_bytes()));
         since.is_none_or(|since| self.modified.is_none_or(|modified| modified <= since))
@@ -459,7 +463,7 @@ impl Validators<'_> {
         request.get(header::IF_RANGE).is_none_or(|condition| {
             let condition = condition.as_bytes();
             let date = || self.is_only_version && self.modified.is_some_and(|at| at.http_date() == condition);
-            condition == self.tag.as_bytes() || date()
+            condition == self.tag || date()
         })
     }
 
@@ -478,30 +482,39 @@ impl Validators<'_> {
     fn is_listed(&self, line: &[u8]) -> bool {
         line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
             let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
-            tag == b"*" || tag == self.tag.as_bytes()
+            tag == b"*" || tag == self.tag
         })
     }
 }
 
 /// An OCSP answer; `request` is `None` where conditions do not count.
 fn ocsp(request: Option<&HeaderMap>, now: Time, reply: Reply) -> Answer {
-    let Caching::Public { this_update, produced_at, next_update, max_age, tag } = reply.caching else {
+    let Caching::Public { this_update, produced_at, next_update, tag, .. } = reply.caching else {
         let mut answer = Response::new(reply.body.into());
         set(&mut answer, header::CONTENT_TYPE, OCSP_RESPONSE);
         set(&mut answer, header::CACHE_CONTROL, NO_STORE);
         return answer;
     };
-    let tag = quoted_hex(&tag);
+    let tag = entity_tag(&tag);
     // HTTP-14 leaves the choice. producedAt tells re-signed answers apart; and an answer with another
     // status was made before this status was learned, at the latest in the second of thisUpdate, so that
     // it cannot bear this date if thisUpdate lies before it (promise 4).
     let is_only_version = this_update < produced_at;
     let validators = Validators { tag: &tag, modified: Some(produced_at), is_only_version };
     let mut answer = validators.answer(request, || reply.body.into(), OCSP_RESPONSE);
-    let max_age = Duration::from_secs(max_age.into()).min(next_update.since(now));
     set(&mut answer, header::EXPIRES, http_date(next_update));
-    set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
+    set(&mut answer, header::CACHE_CONTROL, cache_control(max_age(&reply.caching, now)));
     answer
+}
+
+/// How long a cache may keep an OCSP answer, never past its nextUpdate.
+fn max_age(caching: &Caching, now: Time) -> Duration {
+    match caching {
+        Caching::Public { max_age, next_update, .. } => {
+            Duration::from_secs((*max_age).into()).min(next_update.since(now))
+        }
+        Caching::NoStore => Duration::ZERO,
+    }
 }
 
 const fn failure(failure: Failure) -> Reply {
@@ -554,21 +567,27 @@ fn http_date(time: Time) -> HeaderValue {
     value(&time.http_date())
 }
 
-/// The directives of RFC 9919 7.2 (HTTP-12).
 fn cache_control(max_age: Duration) -> HeaderValue {
-    value(format!("max-age={}, public, no-transform, must-revalidate", max_age.as_secs()).as_bytes())
+    value(format!("max-age={}{CACHE_DIRECTIVES}", max_age.as_secs()).as_bytes())
+}
+
+/// The tag of an OCSP answer as HTTP has it: hex in quotes.
+fn entity_tag(tag: &[u8; 24]) -> [u8; 50] {
+    let mut out = [b'"'; 50];
+    for (digits, octet) in out[1..49].as_chunks_mut().0.iter_mut().zip(tag) {
+        *digits = hex(*octet);
+    }
+    out
 }
 
 fn quoted_hex(octets: &[u8]) -> String {
-    let mut out = String::with_capacity(octets.len() * 2 + 2);
-    out.push('"');
-    for byte in octets {
-        for digit in [byte >> 4, byte & 0x0f] {
-            out.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
-        }
-    }
-    out.push('"');
-    out
+    let digits = octets.iter().copied().flat_map(hex).map(char::from);
+    std::iter::once('"').chain(digits).chain(['"']).collect()
+}
+
+const fn hex(octet: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [DIGITS[(octet >> 4) as usize], DIGITS[(octet & 15) as usize]]
 }
 
 /// What is served, for people.

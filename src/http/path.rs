@@ -87,35 +87,43 @@ fn plain<T: FromStr>(number: &str) -> Option<T> {
 /// case; a space for a plus; the URL alphabet; padding left out; slashes in front. `None` for anything
 /// else, and for nothing.
 pub(super) fn decode_tail(tail: &[u8]) -> Option<Vec<u8>> {
-    let mut text = unescape(tail)?;
+    let (mut text, mut out) = (Vec::new(), Vec::new());
+    decode_tail_into(tail, &mut text, &mut out)?;
+    Some(out)
+}
+
+/// The same into `out`, by way of `text`: for those who keep both.
+pub(super) fn decode_tail_into(tail: &[u8], text: &mut Vec<u8>, out: &mut Vec<u8>) -> Option<()> {
+    unescape(tail, text)?;
+    out.clear();
     // DER begins with 0x30, so base64 of it never with a slash: those in front come from an address that
     // ends in one.
     let start = text.iter().position(|byte| *byte != b'/')?;
-    for byte in &mut text {
-        *byte = match *byte {
-            b' ' | b'-' => b'+',
-            b'_' => b'/',
-            other => other,
-        };
-    }
     let text = text.get(start..)?;
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
     if padding > 2 {
         return None;
     }
-    STANDARD_NO_PAD.decode(text.get(..text.len() - padding)?).ok().filter(|bytes| !bytes.is_empty())
+    STANDARD_NO_PAD.decode_vec(text.get(..text.len() - padding)?, out).ok()?;
+    (!out.is_empty()).then_some(())
 }
 
-fn unescape(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
+/// Decodes percent-escapes, and makes the one alphabet of the other.
+fn unescape(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    out.clear();
     let mut rest = text.iter();
     while let Some(byte) = rest.next() {
-        out.push(match byte {
+        let byte = match byte {
             b'%' => hex(*rest.next()?)? << 4 | hex(*rest.next()?)?,
             other => *other,
+        };
+        out.push(match byte {
+            b' ' | b'-' => b'+',
+            b'_' => b'/',
+            other => other,
         });
     }
-    Some(out)
+    Some(())
 }
 
 fn hex(digit: u8) -> Option<u8> {

@@ -8,6 +8,7 @@
 //! Invariant: memory and time of every connection are bounded by [`Limits`] (SEC-13, promise 10).
 
 use super::Site;
+use super::hot::Hot;
 use super::io::{Handled, Io};
 use crate::health::{Component, Health};
 use crate::metrics::{Connections, Cut, Metrics};
@@ -362,7 +363,8 @@ fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, graceful: &Grac
     };
     let handled = Arc::new(Handled::default());
     let (site, limits) = (Arc::clone(&shared.site), Arc::clone(&shared.limits));
-    let io = Io::new(stream, Arc::clone(&handled), Arc::clone(&limits), shared.metrics.clone());
+    let hot = Hot::new(Arc::clone(&site), Arc::clone(&limits));
+    let io = Io::new(stream, Arc::clone(&handled), hot, Arc::clone(&limits), shared.metrics.clone());
     let head_octets = limits.head_octets.max(8192);
     let client = Client::at(client);
     let service = service_fn(move |request| {
@@ -370,7 +372,7 @@ fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, graceful: &Grac
         async move {
             handled.begin();
             let answer = site.answer(client, request, &limits).await;
-            handled.end(answer.headers().contains_key(CONNECTION));
+            handled.end(answer.headers().contains_key(CONNECTION), answer.body().comes_in_pieces());
             Ok::<_, Infallible>(answer)
         }
     });

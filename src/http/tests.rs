@@ -970,3 +970,167 @@ fn the_kernel_shares_connections_out_between_all_sockets() {
     }
     assert_eq!(accepted, clients.len());
 }
+
+/// All that is answered to `bytes` on a connection of their own, with the moments blotted out.
+fn said(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut client = Client::connect(address);
+    // What cannot be sent any more, the server did not want.
+    _ = client.0.get_mut().write_all(bytes);
+    _ = client.0.get_mut().shutdown(Shutdown::Write);
+    let text = client.rest().iter().map(|octet| char::from(*octet)).collect::<String>();
+    let blot = |line: &str| if line.starts_with("date: ") { "date".to_owned() } else { line.to_owned() };
+    text.split("\r\n").map(blot).collect::<Vec<_>>().join("\r\n")
+}
+
+/// Asserts that what is answered without hyper is what hyper answers. An empty line in front, which means
+/// nothing, makes a request one for hyper.
+fn same_as_hyper(address: SocketAddr, bytes: &[u8]) {
+    let (ours, hypers) = (said(address, bytes), said(address, &[b"\r\n", bytes].concat()));
+    assert_eq!(ours, hypers, "{}", String::from_utf8_lossy(bytes));
+}
+
+/// Requests of every kind, those that are answered without hyper first.
+fn kinds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let (der, text) = (request(), STANDARD.encode(request()));
+    let escaped = text.replace('+', "%2B").replace('/', "%2f").replace('=', "%3D");
+    let post = |path: &str, more: &str, body: &[u8]| {
+        let length = body.len();
+        [format!("POST {path} HTTP/1.1\r\n{more}Content-Length: {length}\r\n\r\n").as_bytes(), body].concat()
+    };
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\n{more}\r\n").into_bytes();
+    let plain = vec![
+        post("/ocsp", "", &der),
+        post("/ocsp/", "Host: a\r\nContent-Type: text/plain\r\nUser-Agent: x/1 (y; z)\r\n", &der),
+        post("/ocsp/demo", "Connection: keep-alive\r\nX-Forwarded-For: 192.0.2.1\r\n", &der),
+        get(&format!("/ocsp/{text}"), "Host: a:80\r\n"),
+        get(&format!("/ocsp//{escaped}"), "HOST:a\r\nAccept: */*\r\nAccept-Encoding: gzip, br\r\nX-Empty:\r\n"),
+        get(&format!("/ocsp/demo/{}", text.trim_end_matches('=')), ""),
+        get(&format!("/ocsp/{escaped}"), "Range: bytes=0-9\r\nTE: trailers\r\nCache-Control: no-cache\r\n"),
+        post("/ocsp", "Connection: close\r\n", &der),
+        get(&format!("/ocsp/{text}"), "connection:CLOSE\r\n"),
+    ];
+    let nonce = encode(
+        &encode_cert_id(
+            &Issuer { name: "demo".parse().unwrap(), certificate: Certificate::from_der(&CA.certificate).unwrap() }
+                .hashes(HashAlgorithm::Sha256),
+            &[9],
+        ),
+        None,
+    );
+    let path = format!("/ocsp/{escaped}");
+    let others = vec![
+        post("/ocsp", "", b""),
+        post("/ocsp", "", b"0"),
+        post("/ocsp", "", &nonce),
+        post("/ocsp/bare", "", &der),
+        post("/ocsp/x", "", &der),
+        post("/ocspx", "", &der),
+        post("/ocsp?a", "", &der),
+        post("/ocsp", "Transfer-Encoding: chunked\r\n", &der),
+        post("/ocsp", "Content-Length: 1\r\n", &der),
+        post("/ocsp", "Expect: 100-continue\r\n", &der),
+        post("/ocsp", "Connection: close, x\r\n", &der),
+        post("/ocsp", "Connection: upgrade\r\nUpgrade: h2c\r\n", &der),
+        post("/ocsp", &"X: y\r\n".repeat(70), &der),
+        post("/ocsp", &"X: y\r\n".repeat(101), &der),
+        post("/ocsp", &format!("X: {}\r\n", "y".repeat(5_000)), &der),
+        b"POST /ocsp HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n0\r\n0\r\n\r\n".to_vec(),
+        get(&path, "If-None-Match: *\r\n"),
+        get(&path, "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
+        get(&path, "Content-Length: 0\r\n"),
+        get(&path, "Content-Length: 1\r\n"),
+        get(&path, " folded: x\r\n"),
+        get(&path, "X: \u{e9}\t\r\n"),
+        get(&path, "X : y\r\n"),
+        get(&path, ": y\r\n"),
+        get(&format!("/ocsp/{}", "M".repeat(4_200)), ""),
+        get(&format!("/ocsp/{}", text.replace('+', " ")), ""),
+        get(&format!("{path}?x"), ""),
+        get(&format!("http://a{path}"), ""),
+        get("/ocsp/MA==", ""),
+        get("/ocsp", ""),
+        get("/crl/demo.crl", ""),
+        get("/", ""),
+        get("/nothing", "Connection: close\r\n"),
+        format!("GET {path} HTTP/1.0\r\n\r\n").into_bytes(),
+        format!("HEAD {path} HTTP/1.1\r\n\r\n").into_bytes(),
+        format!("GET {path} HTTP/1.1\n\n").into_bytes(),
+        format!("get {path} HTTP/1.1\r\n\r\n").into_bytes(),
+        format!("PUT {path} HTTP/1.1\r\n\r\n").into_bytes(),
+    ];
+    (plain, others)
+}
+
+#[test]
+fn what_is_answered_without_hyper_is_what_hyper_answers() {
+    let running = start(Limits::default());
+    running.shelf.put_complete(list(600_000, 0));
+    let (plain, others) = kinds();
+    // The signature.
+    said(running.address, &plain[0]);
+    for request in &plain {
+        let before = super::hot::ANSWERED.load(Ordering::Relaxed);
+        same_as_hyper(running.address, request);
+        assert!(super::hot::ANSWERED.load(Ordering::Relaxed) > before, "{}", String::from_utf8_lossy(request));
+    }
+    for request in &others {
+        same_as_hyper(running.address, request);
+    }
+    // One after another on one connection, and every one of them cut off or spoilt somewhere.
+    let long = std::env::var_os("JARCHY_LONG").is_some();
+    let (seed, rounds) = (20_261_128_u64, if long { 50_000 } else { 600 });
+    let mut state = seed;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below.max(1)
+    };
+    for _ in 0..rounds {
+        let mut bytes = Vec::new();
+        for _ in 0..=random(3) {
+            let from = if random(3) == 0 { &others } else { &plain };
+            bytes.extend_from_slice(&from[random(from.len())]);
+        }
+        for _ in 0..random(3) {
+            let at = random(bytes.len());
+            match random(5) {
+                0 => bytes.truncate(at),
+                1 => _ = bytes.remove(at),
+                2 => bytes.insert(at, b"\r\n :\0,a%\xff"[random(9)]),
+                3 => bytes[at] = b"\r\n :\0,a%\xff"[random(9)],
+                _ => bytes[at] ^= 1 << random(8),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        same_as_hyper(running.address, &bytes);
+    }
+}
+
+#[test]
+fn no_answer_overtakes_another() {
+    let running = start(Limits::default());
+    running.shelf.put_complete(list(5_000_000, 0));
+    let (plain, others) = kinds();
+    said(running.address, &plain[0]);
+    let mut client = Client::connect(running.address);
+    for _ in 0..3 {
+        // Nobody takes the list while the next requests come, some with hyper's.
+        assert_eq!(client.send("GET /crl/demo.crl HTTP/1.1\r\n\r\n").head().status, 200);
+        client.send(&plain[0]).send(&plain[3]).send(&others[28]).send(&plain[1]);
+        let mut body = vec![0; 5_000_000];
+        client.0.read_exact(&mut body).unwrap();
+        assert!(body.iter().all(|octet| *octet == 0x5a));
+        for malformed in [false, false, true, false] {
+            assert_eq!(client.answer().body == MALFORMED, malformed);
+        }
+    }
+    // The same between two answers that are not made in pieces.
+    let mut client = Client::connect(running.address);
+    for _ in 0..50 {
+        client.send([&others[28][..], &plain[3], &others[28], &plain[0]].concat());
+        for malformed in [true, false, true, false] {
+            assert_eq!(client.answer().body == MALFORMED, malformed);
+        }
+    }
+}

@@ -96,7 +96,8 @@ impl Cache {
     pub(super) fn new(max_bytes: usize) -> Self {
         let shards = (max_bytes / (64 * 1024)).clamp(1, SHARDS);
         let half = max_bytes / shards / 2;
-        let piece = (half / 8).clamp(512, PIECE);
+        // A power of two, so that a place is found without dividing.
+        let piece = 1 << (half / 8).clamp(512, PIECE).ilog2();
         let shard = || {
             let log = || Log { piece, pieces: Vec::new(), table: HashTable::new() };
             Mutex::new(Shard { young: log(), old: log(), max_bytes: half })
@@ -257,8 +258,10 @@ impl Log {
 
     fn mark(&mut self, place: u32, flag: u8) {
         let place = usize::try_from(place).unwrap_or(usize::MAX);
-        let flags = self.pieces.get_mut(place / self.piece).and_then(|piece| piece.get_mut(place % self.piece));
-        if let Some(flags) = flags {
+        let (piece, at) = split(place, self.piece);
+        // One that is marked already is not written, so that other cores keep their copy of it.
+        if let Some(flags) = self.pieces.get_mut(piece).and_then(|piece| piece.get_mut(at)).filter(|f| **f & flag == 0)
+        {
             *flags |= flag;
         }
     }
@@ -308,9 +311,15 @@ const fn table_size(capacity: usize) -> usize {
     if capacity == 0 { 0 } else { (capacity * 8 / 7).next_power_of_two() * PLACE }
 }
 
+/// The piece of a place and where in it; pieces have a power of two of octets.
+const fn split(place: usize, piece: usize) -> (usize, usize) {
+    (place >> piece.trailing_zeros(), place & (piece - 1))
+}
+
 fn entry_at(pieces: &[Vec<u8>], piece: usize, place: u32) -> Option<&[u8]> {
     let place = usize::try_from(place).ok()?;
-    let rest = pieces.get(place / piece)?.get(place % piece..)?;
+    let (piece, at) = split(place, piece);
+    let rest = pieces.get(piece)?.get(at..)?;
     rest.get(..size_of_entry(rest))
 }
 

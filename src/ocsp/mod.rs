@@ -30,6 +30,7 @@ use authority::{Key as SigningKey, Plan, Silence};
 use bytes::Bytes;
 use cache::{Cache, Key, Origin, Signed};
 use flight::Flights;
+use foldhash::fast::RandomState;
 use live::Spent;
 use request::{CertId, Limits, Request};
 use response::{CertStatus, Failure, ResponseData, Single, nonce_extension};
@@ -77,7 +78,7 @@ pub enum Caching {
 pub struct Responder {
     authorities: Vec<Authority>,
     /// Hash of the issuer's key, to the issuers with that key; the hash of the name decides among them (OCSP-04).
-    by_key_hash: HashMap<Vec<u8>, Vec<Candidate>>,
+    by_key_hash: HashMap<Vec<u8>, Vec<Candidate>, RandomState>,
     cache: Cache,
     /// Answers about serials that nobody issued: a stranger's to choose, they must not push out what is
     /// asked for in earnest (SEC-14). None lives longer than a minute.
@@ -111,7 +112,7 @@ impl Responder {
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> Self {
-        let mut by_key_hash: HashMap<Vec<u8>, Vec<Candidate>> = HashMap::new();
+        let mut by_key_hash: HashMap<Vec<u8>, Vec<Candidate>, RandomState> = HashMap::default();
         for (number, authority) in authorities.iter().enumerate() {
             for algorithm in HashAlgorithm::ALL {
                 let hashes = authority.issuer.hashes(algorithm);
@@ -143,6 +144,29 @@ impl Responder {
         });
         self.metrics.outcomes.count(answered.outcome);
         answered.reply
+    }
+
+    /// The answer to a request about one certificate that wants no signature of its own, if one is kept that
+    /// would be given at `now`: `body` becomes it. `None` for any other request; nothing is counted then, and
+    /// [`Responder::answer`] has the answer.
+    pub fn answer_kept(&self, issuer: Option<&str>, request: &[u8], now: Time, body: &mut Vec<u8>) -> Option<Caching> {
+        let request = request::parse(request, self.limits).ok()?;
+        let cert_id = request.cert_ids().next().filter(|_| request.count == 1 && request.nonce.is_none())?;
+        let authority = self.authorities.get(self.find(&cert_id)?)?;
+        if authority.is_closed() || issuer.is_some_and(|name| name != authority.name()) {
+            return None;
+        }
+        let key = authority.key(request.preferred_algorithms(), now)?;
+        let serial = Serial::from_content(cert_id.serial).ok()?;
+        let plan = authority.plan(Some(&serial), key, now).ok()?;
+        let asked = Asked { authority, key, cert_id: cert_id.raw, plan, now };
+        let (signed, origin) = self.kept(&asked, &key_of(&asked, &cert_id, serial))?;
+        self.metrics.hashes.count(hash_label(cert_id.hash));
+        self.metrics.answers.count(origin);
+        self.metrics.outcomes.count(outcome(&asked.plan));
+        body.clear();
+        asked.splice(&signed, body);
+        Some(public(&asked, Some(&serial), &signed))
     }
 
     async fn try_answer(&self, client: Client, issuer: Option<&str>, bytes: &[u8]) -> Result<Answered, Failure> {
@@ -192,7 +216,9 @@ impl Responder {
             None => self.sign_alone(client, &asked).await?,
         };
         let caching = if nonce.is_none() { public(&asked, serial.as_ref(), &signed) } else { Caching::NoStore };
-        Ok(answered(asked.splice(&signed), caching, &asked.plan))
+        let mut body = Vec::new();
+        asked.splice(&signed, &mut body);
+        Ok(answered(body.into(), caching, &asked.plan))
     }
 
     /// An answer with the client's nonce; `None` if there is none to be had. The nonce is optional for the
@@ -226,20 +252,21 @@ impl Responder {
         taken.is_ok()
     }
 
+    /// The signature that is kept for `place` and may be given, and how that is counted.
+    fn kept(&self, asked: &Asked<'_>, place: &Key) -> Option<(Signed, Counted)> {
+        let kept = self.cache_for(&asked.plan).get(place)?;
+        match fit(&kept, asked) {
+            Fit::Fresh => Some((kept, Counted::Cache)),
+            Fit::Overdue => Some((kept, Counted::Overdue)),
+            Fit::True | Fit::False => None,
+        }
+    }
+
     /// The signature that answers `asked`: kept, or made by one of those who ask for it just now.
     async fn signed(&self, client: Client, asked: &Asked<'_>, place: Key) -> Result<Signed, Failure> {
-        let kept = self.cache_for(&asked.plan).get(&place);
-        let kept_fit = kept.as_ref().map_or(Fit::False, |kept| fit(kept, asked));
-        match (kept_fit, kept.as_ref()) {
-            (Fit::Fresh, Some(kept)) => {
-                self.metrics.answers.count(Counted::Cache);
-                return Ok(kept.clone());
-            }
-            (Fit::Overdue, Some(kept)) => {
-                self.metrics.answers.count(Counted::Overdue);
-                return Ok(kept.clone());
-            }
-            _ => {}
+        if let Some((kept, origin)) = self.kept(asked, &place) {
+            self.metrics.answers.count(origin);
+            return Ok(kept);
         }
         for _ in 0..3 {
             match self.flights.join(place, || self.sign_and_keep(client, asked, place, Origin::Asked)).await {
@@ -247,7 +274,10 @@ impl Responder {
                 // Whoever signed had looked the status up before a change that was seen here (promise 4).
                 Ok(_) => {}
                 // What was signed earlier and is still true is better than nothing.
-                Err(failure) => return kept.filter(|_| kept_fit != Fit::False).ok_or(failure),
+                Err(failure) => {
+                    let kept = self.cache_for(&asked.plan).peek(&place);
+                    return kept.filter(|kept| fit(kept, asked) != Fit::False).ok_or(failure);
+                }
             }
         }
         self.sign_and_keep(client, asked, place, Origin::Asked).await
@@ -417,13 +447,13 @@ impl Asked<'_> {
         Single { cert_id: self.cert_id, status: self.plan.status, this_update, next_update, extensions }
     }
 
-    /// The response with a signature that was made over what is to be said now, if perhaps earlier.
-    fn splice(&self, signed: &Signed) -> Bytes {
+    /// Appends the response with a signature that was made over what is to be said now, if perhaps earlier.
+    fn splice(&self, signed: &Signed, out: &mut Vec<u8>) {
         let more = self.extensions(signed.produced_at);
         let single = self.single(signed.this_update, signed.next_update, &more);
         let extensions = &self.authority.extensions;
         let data = ResponseData { produced_at: signed.produced_at, singles: &[single], extensions };
-        self.key.template.respond(&data, &signed.signature).into()
+        self.key.template.put_response(out, &data, &signed.signature);
     }
 }
 
@@ -505,13 +535,16 @@ fn tag(key: &SigningKey, signature: &[u8]) -> [u8; 24] {
 }
 
 fn answered(body: Bytes, caching: Caching, plan: &Plan) -> Answered {
-    let outcome = match plan.status {
+    Answered { reply: Reply { body, caching }, outcome: outcome(plan) }
+}
+
+const fn outcome(plan: &Plan) -> Outcome {
+    match plan.status {
         _ if plan.absent => Outcome::NotIssued,
         CertStatus::Good => Outcome::Good,
         CertStatus::Revoked(_) => Outcome::Revoked,
         CertStatus::Unknown => Outcome::NotIssued,
-    };
-    Answered { reply: Reply { body, caching }, outcome }
+    }
 }
 
 const fn hash_label(hash: Option<HashAlgorithm>) -> Hash {

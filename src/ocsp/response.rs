@@ -195,6 +195,13 @@ impl Template {
     /// The whole OCSPResponse.
     #[must_use]
     pub fn respond(&self, data: &ResponseData<'_>, signature: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.put_response(&mut out, data, signature);
+        out
+    }
+
+    /// Appends the whole OCSPResponse.
+    pub fn put_response(&self, out: &mut Vec<u8>, data: &ResponseData<'_>, signature: &[u8]) {
         let sizes = Sizes::of(self, data);
         let basic = der::element_len(sizes.data)
             + self.algorithm.len()
@@ -202,21 +209,20 @@ impl Template {
             + self.certs.len();
         let response_bytes = BASIC.len() + der::element_len(der::element_len(basic));
         let whole = 3 + der::element_len(der::element_len(response_bytes));
-        let mut out = Vec::with_capacity(der::element_len(whole));
-        der::put_header(&mut out, tag::SEQUENCE, whole);
+        out.reserve(der::element_len(whole));
+        der::put_header(out, tag::SEQUENCE, whole);
         out.extend_from_slice(&[tag::ENUMERATED, 1, 0]);
-        der::put_header(&mut out, tag::explicit(0), der::element_len(response_bytes));
-        der::put_header(&mut out, tag::SEQUENCE, response_bytes);
+        der::put_header(out, tag::explicit(0), der::element_len(response_bytes));
+        der::put_header(out, tag::SEQUENCE, response_bytes);
         out.extend_from_slice(BASIC);
-        der::put_header(&mut out, tag::OCTET_STRING, der::element_len(basic));
-        der::put_header(&mut out, tag::SEQUENCE, basic);
-        self.put_data(&mut out, data, &sizes);
+        der::put_header(out, tag::OCTET_STRING, der::element_len(basic));
+        der::put_header(out, tag::SEQUENCE, basic);
+        self.put_data(out, data, &sizes);
         out.extend_from_slice(self.algorithm);
-        der::put_header(&mut out, tag::BIT_STRING, signature.len() + 1);
+        der::put_header(out, tag::BIT_STRING, signature.len() + 1);
         out.push(0);
         out.extend_from_slice(signature);
         out.extend_from_slice(&self.certs);
-        out
     }
 
     fn put_data(&self, out: &mut Vec<u8>, data: &ResponseData<'_>, sizes: &Sizes) {
