@@ -15,14 +15,14 @@
 mod clock;
 mod lists;
 
-use crate::config::{self, Config, OcspSigner};
-use crate::crl::{Part, Shelf};
+use crate::config::{self, Config, OcspSigner, ShardBy};
+use crate::crl::Shelf;
 use crate::db::Place;
 use crate::feed::{Fed, Feed, Pace, Parts};
 use crate::health::Health;
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
-use crate::http::{Files, Site};
+use crate::http::{Files, PartList, Site};
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::ocsp::request::Limits;
@@ -85,8 +85,7 @@ struct Lasting {
     issuer: Issuer,
     index: Arc<Index>,
     shelf: Option<Arc<Shelf>>,
-    /// In order of their numbers, from 0.
-    shards: Vec<Arc<Shelf>>,
+    parts: Vec<PartList>,
 }
 
 /// Everything that is served, and how to make it anew.
@@ -268,7 +267,12 @@ fn watched(
 fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> anyhow::Result<Vec<(String, Running)>> {
     let fed = config.issuers.iter().zip(issuers).map(|(settings, lasting)| {
         let reasons = settings.profile.policy().reasons;
-        let (hashes, parts) = (settings.ocsp.cert_hash, Parts::Shards);
+        let shards = settings.crl.as_ref().and_then(|crl| crl.shards.as_ref());
+        let parts = match shards.map(|shards| shards.by) {
+            Some(ShardBy::Kind) => Parts::Kinds,
+            _ => Parts::Shards,
+        };
+        let hashes = settings.ocsp.cert_hash;
         let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes, parts };
         (settings.name.clone(), fed)
     });
@@ -366,14 +370,15 @@ async fn lasting(settings: &config::Issuer, config: &Config, common: &Common) ->
         Some(crl) => lists::lists(crl, &issuer, &index, config, common).await?,
         None => Vec::new(),
     };
-    let (mut whole, mut shards) = (None, Vec::new());
+    let (mut whole, mut parts) = (None, Vec::new());
     for list in &lists {
-        match list.part {
-            Part::Whole => whole = Some(Arc::clone(&list.shelf)),
-            Part::Shard(_) => shards.push(Arc::clone(&list.shelf)),
+        let shelf = Arc::clone(&list.shelf);
+        match list.part.name() {
+            None => whole = Some(shelf),
+            Some(name) => parts.push(PartList { name, path: list.path.clone(), shelf }),
         }
     }
-    Ok((Lasting { issuer, index, shelf: whole, shards }, lists))
+    Ok((Lasting { issuer, index, shelf: whole, parts }, lists))
 }
 
 /// What HTTP serves: everything that may change with the config.
@@ -384,7 +389,7 @@ fn assemble(
     common: &Common,
 ) -> anyhow::Result<(Site, Arc<Responder>)> {
     let (mut authorities, mut files) = (Vec::new(), BTreeMap::new());
-    for (settings, Lasting { issuer, index, shelf, shards }) in config.issuers.iter().zip(issuers) {
+    for (settings, Lasting { issuer, index, shelf, parts }) in config.issuers.iter().zip(issuers) {
         let context = || format!("issuer \"{}\"", settings.name);
         let credentials = credentials(settings, issuer, ids, common).with_context(context)?;
         let (shared, index) = (Arc::new(issuer.clone()), Arc::clone(index));
@@ -399,7 +404,7 @@ fn assemble(
         let (max_age, interval) =
             settings.crl.as_ref().map_or_else(Default::default, |crl| (crl.max_age, crl.interval));
         let served = Files::new(shelf.clone(), certificate, max_age).published_every(interval);
-        files.insert(issuer.name.clone(), served.with_shards(shards.clone()));
+        files.insert(issuer.name.clone(), served.with_parts(parts.clone()));
     }
     let (clock, metrics) = (Arc::clone(&common.clock), common.metrics.clone());
     let cache_bytes = config.server.limits.ocsp_cache_mib.get().saturating_mul(1 << 20);

@@ -253,7 +253,7 @@ pub struct Shards {
     pub count: NonZeroU32,
     /// What decides which shard a certificate belongs to.
     pub by: ShardBy,
-    /// The template of their URLs, see `crl::shard_url`.
+    /// The template of their URLs, see `crl::part_url`.
     pub url: String,
     /// Whether the complete unsharded list is published too.
     pub unsharded: bool,
@@ -639,29 +639,37 @@ impl Check<'_> {
     }
 
     fn shards(&mut self, crl: &file::Crl) -> Option<Shards> {
-        let shards = crl.shards.as_ref()?;
-        let count = NonZeroU32::new(*shards.get_ref()).filter(|count| count.get() <= MOST_SHARDS);
+        let by = crl.shard_by.as_ref().map_or_else(ShardBy::default, |by| *by.get_ref());
+        let by_kind = crl.shard_by.as_ref().filter(|_| by == ShardBy::Kind).map(|by| (by.span(), 2));
+        let (span, wanted) = crl.shards.as_ref().map(|shards| (shards.span(), *shards.get_ref())).or(by_kind)?;
+        let count = NonZeroU32::new(wanted).filter(|count| count.get() <= MOST_SHARDS);
         if count.is_none() {
             let help =
                 format!("choose from 1 to {MOST_SHARDS}, and so many that none gets more than 100,000 certificates");
-            self.at(shards.span(), format!("{} shards cannot be made", shards.get_ref()), help);
+            self.at(span.clone(), format!("{wanted} shards cannot be made"), help);
         }
-        let url = crl.shard_url.as_ref().map_or(crl::SHARD_URL, |url| url.get_ref().as_str()).to_owned();
+        if by == ShardBy::Kind && wanted != 2 {
+            let help = "leave `shards` out: by kind there is one list for users' certificates and one for those of CAs";
+            self.at(span.clone(), format!("{wanted} shards cannot be made by kind"), help);
+        }
+        let usual = if by == ShardBy::Kind { crl::KIND_URL } else { crl::SHARD_URL };
+        let url = crl.shard_url.as_ref().map_or(usual, |url| url.get_ref().as_str()).to_owned();
         if url.contains("{public_url}") && !self.has_public_url {
             let help = "set server.public_url; or write the whole address: shard_url = \"http://crl.example.org/{issuer}/{n}.crl\"";
-            let span = crl.shard_url.as_ref().map_or_else(|| shards.span(), Spanned::span);
+            let span = crl.shard_url.as_ref().map_or(span, Spanned::span);
             self.at(span, "the URL of a shard stands in it and in certificates, and is not known", help);
         }
         if let Some(written) = &crl.shard_url {
             let filled = url.replace("{public_url}", "http://example").replace("{issuer}", "ca").replace("{n}", "0");
             if filled.contains(['{', '}']) || !url.contains("{n}") {
-                let help = "use {public_url}, {issuer} and {n}, the number of the shard, which must stand in it";
+                let help = "use {public_url}, {issuer} and {n}, which must stand in it: the number of the shard, or \
+                            user or ca";
                 self.at(written.span(), format!("{url:?} is no template for the shards' URLs"), help);
             } else {
                 self.http_url(written, &filled);
             }
         }
-        Some(Shards { count: count?, by: crl.shard_by, url, unsharded: crl.unsharded })
+        Some(Shards { count: count?, by, url, unsharded: crl.unsharded })
     }
 
     /// A time, or one of two words.

@@ -232,10 +232,10 @@ impl Scope {
         Self(issuer.as_str().to_owned())
     }
 
-    /// One shard of an issuer's certificates, counted from 0.
+    /// A part of an issuer's certificates by its name: `shard-3`, `user`, `ca`.
     #[must_use]
-    pub fn shard(issuer: &IssuerName, shard: u32) -> Self {
-        Self(format!("{issuer}/shard-{shard}"))
+    pub fn part(issuer: &IssuerName, name: &str) -> Self {
+        Self(format!("{issuer}/{name}"))
     }
 
     /// The key: `demo`, or `demo/shard-3`.

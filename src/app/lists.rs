@@ -6,7 +6,7 @@
 use super::{Common, watched};
 use crate::config::{self, Config, ShardBy};
 use crate::crl::publish::{Directory, Mirror};
-use crate::crl::{Demand, Outlet, Part, Parts, Publisher, PublisherConfig, Share, Shelf};
+use crate::crl::{Demand, Division, Outlet, Part, Parts, Publisher, PublisherConfig, Share, Shelf};
 use crate::health::Health;
 use crate::http::admin::{Command, Refused, ServedList};
 use crate::index::Index;
@@ -24,6 +24,8 @@ const DEMAND_TIME: Duration = Duration::from_secs(60);
 /// What makes and spreads one list of an issuer.
 pub(super) struct List {
     pub(super) part: Part,
+    /// The path that its certificates name, if it is not the usual one and yet ours.
+    pub(super) path: Option<String>,
     publisher: Publisher,
     pub(super) shelf: Arc<Shelf>,
     mirrors: Vec<Mirror>,
@@ -63,24 +65,30 @@ pub(super) async fn lists(
         history: crl.history,
         public_url: config.server.public_url.clone(),
         deltas: true,
-        shard_url: crl.shards.as_ref().map_or(defaults.shard_url, |shards| shards.url.clone()),
+        part_url: crl.shards.as_ref().map_or(defaults.part_url, |shards| shards.url.clone()),
         keep_expired: crl.keep_expired,
         next_publish: crl.next_publish,
         ca_issuers: crl.ca_issuers.clone(),
         last: crl.last,
     };
-    let (count, rule) = crl.shards.as_ref().map_or((0, ""), |shards| match shards.by {
-        ShardBy::Hash => (shards.count.get(), "hash"),
-        ShardBy::Database => (shards.count.get(), "database"),
-    });
-    common.state.divide(&issuer.name, count, rule).await?;
-    if crl.shards.as_ref().is_some_and(|shards| shards.by == ShardBy::Database) {
+    let (count, rule) = crl
+        .shards
+        .as_ref()
+        .map_or_else(|| (0, "hash".to_owned()), |shards| (shards.count.get(), shards.by.to_string()));
+    common.state.divide(&issuer.name, count, &rule).await?;
+    if crl.shards.as_ref().is_some_and(|shards| shards.by != ShardBy::Hash) {
         index.keep_shards();
     }
-    let shares = crl.shards.as_ref().map_or_else(
-        || vec![Share::whole(Arc::clone(index))],
-        |shards| Share::divided(Arc::clone(index), shards.count, shards.unsharded),
-    );
+    let shares = match &crl.shards {
+        None => vec![Share::whole(Arc::clone(index))],
+        Some(shards) => {
+            let division = match shards.by {
+                ShardBy::Hash | ShardBy::Database => Division::Shards(shards.count),
+                ShardBy::Kind => Division::Kinds,
+            };
+            Share::divided(Arc::clone(index), division, shards.unsharded)
+        }
+    };
     let signer = Arc::new(Signer::from_file(&crl.key, &issuer.certificate)?.guarded(Arc::clone(&common.guard)));
     let mut lists = Vec::new();
     for share in shares {
@@ -100,9 +108,18 @@ pub(super) async fn lists(
         };
         // CRL-68: a list that is short and comes often needs no delta.
         let settings = PublisherConfig { deltas: part == Part::Whole, ..settings.clone() };
-        lists.push(List { part, publisher: Publisher::new(settings, parts)?, shelf, mirrors });
+        let path = path(part, &settings, &issuer.name);
+        lists.push(List { part, path, publisher: Publisher::new(settings, parts)?, shelf, mirrors });
     }
     Ok(lists)
+}
+
+/// Where a part's list is asked for here by those who have its URL from a certificate.
+fn path(part: Part, settings: &PublisherConfig, issuer: &IssuerName) -> Option<String> {
+    let public_url = settings.public_url.as_deref()?.trim_end_matches('/');
+    let path = part.url(&settings.part_url, public_url, issuer)?.strip_prefix(public_url)?.to_owned();
+    let is_usual = part.name().is_some_and(|name| path == format!("/crl/{issuer}/{name}.crl"));
+    (path.starts_with('/') && !is_usual).then_some(path)
 }
 
 /// Where one list goes besides HTTP.

@@ -13,6 +13,7 @@ mod verify;
 
 use super::{ConfigFile, client};
 use crate::config::{self, Config};
+use crate::crl::{Kind, Part};
 use crate::pki::IssuerName;
 use crate::pki::list::{Entry, List, reason_name};
 use crate::state::{ListRow, Scope, State};
@@ -96,7 +97,7 @@ async fn load(what: &str, config: &ConfigFile) -> anyhow::Result<Vec<u8>> {
     };
     let config =
         config.load().with_context(|| format!("there is no file {what:?}, and to find an issuer of that name"))?;
-    let store = Store::open(&config, &Which { issuer: name.clone(), shard: None }).await?;
+    let store = Store::open(&config, &Which { issuer: name.clone(), shard: None, kind: None }).await?;
     let (row, _) = store
         .all()
         .await?
@@ -126,13 +127,21 @@ struct Which {
     /// Issuer of the config file
     issuer: IssuerName,
     /// The lists of this shard instead of the one list of all certificates
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "kind")]
     shard: Option<u32>,
+    /// The lists for certificates of this kind alone: user or ca
+    #[arg(long, value_parser = kind)]
+    kind: Option<Kind>,
+}
+
+fn kind(text: &str) -> Result<Kind, &'static str> {
+    Kind::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or("use user or ca")
 }
 
 impl Which {
     fn scope(&self) -> Scope {
-        self.shard.map_or_else(|| Scope::whole(&self.issuer), |shard| Scope::shard(&self.issuer, shard))
+        let part = self.shard.map(Part::Shard).or(self.kind.map(Part::Kind));
+        part.unwrap_or(Part::Whole).scope(&self.issuer)
     }
 }
 

@@ -158,8 +158,7 @@ pub(super) struct Crl {
     #[serde(default)]
     pub(super) publish: Vec<Publish>,
     pub(super) shards: Setting<u32>,
-    #[serde(default)]
-    pub(super) shard_by: ShardBy,
+    pub(super) shard_by: Setting<ShardBy>,
     pub(super) shard_url: Setting<String>,
     #[serde(default)]
     pub(super) unsharded: bool,

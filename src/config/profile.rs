@@ -83,7 +83,7 @@ pub enum Presign {
     All,
 }
 
-/// What decides to which CRL shard a certificate belongs.
+/// What decides to which of several CRLs a certificate belongs.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShardBy {
@@ -92,6 +92,8 @@ pub enum ShardBy {
     Hash,
     /// The database's column `shard`, and the hash where that says nothing.
     Database,
+    /// Whether it is a CA's, by the database's column `ca`: two lists (CRL-76).
+    Kind,
 }
 
 /// As it is written in the config.
@@ -100,6 +102,7 @@ impl fmt::Display for ShardBy {
         f.write_str(match self {
             Self::Hash => "hash",
             Self::Database => "database",
+            Self::Kind => "kind",
         })
     }
 }

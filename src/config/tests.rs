@@ -212,6 +212,19 @@ fn lists_never_lapse_between_two_slots() {
 }
 
 #[test]
+fn crl_76_lists_by_kind_are_two_and_need_no_number() {
+    let crl = |settings: &str| format!("{CA}[issuer.crl]\nkey = \"ca.key\"\n{settings}\n");
+    let url = "shard_url = \"http://crl.example/{n}.crl\"\n";
+    let config = Config::parse(&crl(&format!("{url}shard_by = \"kind\"")), Path::new("/etc/jarchy/jarchy.toml"));
+    let shards = config.unwrap().issuers[0].crl.as_ref().unwrap().shards.clone().unwrap();
+    assert_eq!((shards.count.get(), shards.by), (2, ShardBy::Kind));
+    let shown = faults(&crl(&format!("{url}shards = 3\nshard_by = \"kind\"")));
+    assert!(shown.starts_with("jarchy.toml:7:10: 3 shards cannot be made by kind"), "{shown}");
+    let shown = faults(&crl("shard_by = \"kind\""));
+    assert!(shown.starts_with("jarchy.toml:6:12: the URL of a shard"), "{shown}");
+}
+
+#[test]
 fn a_missing_file_says_what_to_do() {
     let shown = Config::load(Path::new("nowhere/jarchy.toml")).unwrap_err().to_string();
     assert!(shown.starts_with("nowhere/jarchy.toml does not exist: "), "{shown}");

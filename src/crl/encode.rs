@@ -7,6 +7,7 @@
 //! Invariant: each serial stands once (CRL-08), with an entry of at most 81 bytes (CRL-09), so that
 //! every length inside an entry is one octet.
 
+use super::Kind;
 use crate::der::{self, tag};
 use crate::pki::list::{REMOVE_FROM_CRL, oid};
 use crate::pki::{Reason, Revocation, Serial, Time};
@@ -413,8 +414,10 @@ pub struct Head<'a> {
     pub base: Option<u64>,
     /// Where the delta to this complete list is found (CRL-28); a delta does not say.
     pub freshest: Option<&'a str>,
-    /// Of a shard: the URL that the certificates of its scope carry (CRL-71); critical.
+    /// Of a part of the certificates: the URL that these carry (CRL-71); critical.
     pub distribution: Option<&'a str>,
+    /// Of which kind of certificates alone it speaks (CRL-76); critical.
+    pub only: Option<Kind>,
     /// From when on expired certificates are still listed (expiredCertsOnCRL, CRL-30).
     pub expired_since: Option<Time>,
     /// When the next regular list is due (Microsoft's Next CRL Publish, CRL-31).
@@ -435,8 +438,10 @@ impl Head<'_> {
             (None, Some(url)) => all.push(der::extension(oid::FRESHEST, false, &distribution_point(url))),
             (None, None) => {}
         }
-        if let Some(url) = self.distribution {
-            all.push(der::extension(oid::DISTRIBUTION, true, &der::element(tag::SEQUENCE, &[&full_name(url)])));
+        if self.distribution.is_some() || self.only.is_some() {
+            let name = self.distribution.map(full_name).unwrap_or_default();
+            let only = self.only.map(|kind| der::element(tag::implicit(kind.flag()), &[&[0xff]])).unwrap_or_default();
+            all.push(der::extension(oid::DISTRIBUTION, true, &der::element(tag::SEQUENCE, &[&name, &only])));
         }
         if let Some(since) = self.expired_since {
             // CRL-06: GeneralizedTime, whatever the year.

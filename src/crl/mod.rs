@@ -1,4 +1,4 @@
-//! CRLs of one scope, which is an issuer or a shard of it: a complete list and a delta, made whenever there
+//! CRLs of one scope, which is an issuer or a part of its certificates: a complete list and a delta, made whenever there
 //! is something to tell and at regular slots.
 //!
 //! Goes in: the changes of a [`Share`] of an index, and the clock. Comes out: a [`Shelf`] with lists to serve
@@ -10,8 +10,7 @@
 //! then are they served. A crash in between leaves a gap in the numbers.
 //!
 //! Left out by design: issuerAltName and holdInstructionCode, which nobody reads (CRL-32, CRL-47); indirect
-//! lists and lists by reason (CRL-46, CRL-77); lists for CA or for user certificates alone (CRL-76), because
-//! no issuance database says which of the two a certificate is.
+//! lists and lists by reason (CRL-46, CRL-77).
 
 mod demand;
 pub mod encode;
@@ -24,7 +23,7 @@ mod shelf;
 
 pub use demand::Demand;
 pub use revision::{BuildError, Fault};
-pub use share::{Part, Share, shard_of, shard_url};
+pub use share::{Division, Kind, Part, Share, part_url, shard_of};
 pub use shelf::{Published, Shelf};
 
 use crate::health::{Component, Health};
@@ -119,10 +118,10 @@ pub struct PublisherConfig {
     /// Where the public listener is found from outside, as `http://crl.example`; complete lists then point
     /// at `<public_url>/crl/<issuer>-delta.crl` (freshestCRL). Default: none.
     pub public_url: Option<String>,
-    /// Whether there are deltas. Default: there are. A shard does without (CRL-68).
+    /// Whether there are deltas. Default: there are. A part does without (CRL-68).
     pub deltas: bool,
-    /// The template of the shards' URLs, see [`shard_url`].
-    pub shard_url: String,
+    /// The template of the parts' URLs, see [`part_url`].
+    pub part_url: String,
     /// What becomes of the entries of certificates that have ended.
     pub keep_expired: KeepExpired,
     /// Whether lists say when the next regular one comes (CRL-31). Default: they do not.
@@ -136,6 +135,8 @@ pub struct PublisherConfig {
 
 /// Where shards are found if nothing else is said.
 pub const SHARD_URL: &str = "{public_url}/crl/{issuer}/shard-{n}.crl";
+/// Where the lists of users' and of CAs' certificates are found if nothing else is said.
+pub const KIND_URL: &str = "{public_url}/crl/{issuer}/{n}.crl";
 
 impl Default for PublisherConfig {
     fn default() -> Self {
@@ -152,7 +153,7 @@ impl Default for PublisherConfig {
             history: History::Valid,
             public_url: None,
             deltas: true,
-            shard_url: SHARD_URL.to_owned(),
+            part_url: SHARD_URL.to_owned(),
             keep_expired: KeepExpired::No,
             next_publish: false,
             ca_issuers: None,
@@ -275,9 +276,10 @@ impl Publisher {
         let part = share.part();
         let scope = part.scope(name);
         let public_url = config.public_url.as_deref().unwrap_or_default();
-        let distribution = match part {
-            Part::Whole => None,
-            Part::Shard(shard) => Some(shard_url(&config.shard_url, public_url, name, shard)),
+        let distribution = part.url(&config.part_url, public_url, name);
+        let only = match part {
+            Part::Whole | Part::Shard(_) => None,
+            Part::Kind(kind) => Some(kind),
         };
         let freshest = match &distribution {
             _ if !config.deltas => None,
@@ -296,6 +298,7 @@ impl Publisher {
                 authority_key: issuer.certificate.key_identifier(),
                 freshest,
                 distribution,
+                only,
                 config,
                 issuer,
             }),
@@ -508,9 +511,11 @@ impl Publisher {
         self.share.index().as_of().is_none_or(|as_of| self.clock.now().since(as_of) > limit)
     }
 
-    /// Takes over what the index reports.
+    /// Takes over what the index reports. What has come to belong elsewhere is told as long as it is listed.
     fn collect(&mut self) {
-        let taken = self.share.take_changes();
+        let (mut taken, ours) = (self.share.take_changes(), self.share.filter());
+        let listed = |serial: &Serial| self.pending.contains_key(serial) || self.ledger.entries.get(serial).is_some();
+        taken.retain(|serial, _| ours(serial) || listed(serial));
         if taken.is_empty() {
             return;
         }
@@ -819,7 +824,8 @@ fn compare(
     let Some(last) = &ledger.complete else {
         let listed = revoked.iter().filter(|(_, _, prune_key)| !is_over(*prune_key));
         let entries = Entries::from_sorted(listed.map(|(serial, said, prune_key)| (serial, said, *prune_key)));
-        let pending = taken.into_iter().filter(|(serial, change)| view.get(serial) != Some(change.record));
+        let news = |(serial, change): &(Serial, Change)| ours(serial) && view.get(serial) != Some(change.record);
+        let pending = taken.into_iter().filter(news);
         return Ok(Found { entries, pending: pending.collect(), kept: BTreeSet::new() });
     };
 
@@ -846,7 +852,12 @@ fn compare(
         }
         let record = view.get(&serial);
         keys.push(record.as_ref().map_or(Time::MAX, prune_key));
-        if released.contains(&serial) || taken.get(&serial).is_some_and(|change| change.released) {
+        if let Some(revocation) = record.as_ref().and_then(|record| record.status.revocation()) {
+            // It was not known when it was listed that it belongs elsewhere.
+            if *revocation != said {
+                tell(serial, &mut pending);
+            }
+        } else if released.contains(&serial) || taken.get(&serial).is_some_and(|change| change.released) {
             let unknown = Record {
                 not_before: Time::default(),
                 not_after: Time::MAX,
@@ -863,7 +874,10 @@ fn compare(
         tell(serial, &mut pending);
     }
     // What came in between is newer than the view, or a release that no list shows.
-    let news = taken.into_iter().filter(|(serial, change)| change.released || view.get(serial) != Some(change.record));
+    let is_listed = |serial: &Serial| ledger.entries.get(serial).is_some();
+    let news = taken.into_iter().filter(|(serial, change)| {
+        (ours(serial) || is_listed(serial)) && (change.released || view.get(serial) != Some(change.record))
+    });
     fold(&mut pending, news.collect());
     Ok(Found { entries: ledger.entries.keyed(&keys), pending, kept })
 }

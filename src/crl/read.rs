@@ -6,9 +6,11 @@
 //!
 //! Not accepted: version 1, a list without nextUpdate, number or authority key identifier (CRL-01), an
 //! empty revokedCertificates (CRL-04), times in the wrong form (CRL-05), numbers above 64 bits, an
-//! issuingDistributionPoint that says more than one URI, and any other critical extension (CRL-88).
+//! issuingDistributionPoint that says more than one URI and one kind of certificates, and any other critical
+//! extension (CRL-88).
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+use super::Kind;
 use crate::der::{self, Reader, tag};
 use crate::pki::list::{REMOVE_FROM_CRL, oid};
 use crate::pki::{Reason, Revocation, Serial, Time, serial::SerialError};
@@ -71,8 +73,10 @@ pub struct List<'a> {
     pub base: Option<u64>,
     /// The URI of freshestCRL.
     pub freshest: Option<&'a str>,
-    /// The URI of issuingDistributionPoint, which a shard has.
+    /// The URI of issuingDistributionPoint, which the list of a part has.
     pub distribution: Option<&'a str>,
+    /// The one kind of certificates that issuingDistributionPoint names.
+    pub only: Option<Kind>,
     /// expiredCertsOnCRL.
     pub expired_since: Option<Time>,
     /// Microsoft's Next CRL Publish.
@@ -124,7 +128,8 @@ impl<'a> List<'a> {
             number: extensions.number.ok_or(ReadError::Missing("cRLNumber"))?,
             base: extensions.base,
             freshest: extensions.freshest,
-            distribution: extensions.distribution,
+            distribution: extensions.point.and_then(|(uri, _)| uri),
+            only: extensions.point.and_then(|(_, only)| only),
             expired_since: extensions.expired_since,
             next_publish: extensions.next_publish,
             ca_issuers: extensions.ca_issuers,
@@ -145,7 +150,7 @@ struct Extensions<'a> {
     number: Option<u64>,
     base: Option<u64>,
     freshest: Option<&'a str>,
-    distribution: Option<&'a str>,
+    point: Option<(Option<&'a str>, Option<Kind>)>,
     expired_since: Option<Time>,
     next_publish: Option<Time>,
     ca_issuers: Option<&'a str>,
@@ -167,8 +172,7 @@ impl<'a> Extensions<'a> {
                 oid::DELTA_INDICATOR => once("deltaCRLIndicator", &mut read.base, number(value)?, critical)?,
                 oid::FRESHEST => once("freshestCRL", &mut read.freshest, one_uri(value)?, !critical)?,
                 oid::DISTRIBUTION => {
-                    let point = der::outer(value, tag::SEQUENCE)?;
-                    once("issuingDistributionPoint", &mut read.distribution, full_name(point)?, critical)?;
+                    once("issuingDistributionPoint", &mut read.point, distribution_point(value)?, critical)?;
                 }
                 oid::EXPIRED => {
                     let mut since = Reader::new(value);
@@ -232,6 +236,22 @@ fn one_uri(value: &[u8]) -> Result<&str, ReadError> {
     full_name(point)
 }
 
+/// IssuingDistributionPoint with one URI, or one kind of certificates, or both (CRL-25); nothing else.
+fn distribution_point(value: &[u8]) -> Result<(Option<&str>, Option<Kind>), ReadError> {
+    let mut fields = der::outer(value, tag::SEQUENCE)?;
+    let uri = fields.optional(tag::explicit(0))?.map(|name| uri(Reader::new(name))).transpose()?;
+    let mut only = None;
+    for kind in Kind::ALL {
+        match fields.optional(tag::implicit(kind.flag()))? {
+            None => {}
+            Some([0xff]) if only.is_none() => only = Some(kind),
+            Some(_) => return Err(der::Error::Value.into()),
+        }
+    }
+    fields.finish()?;
+    if uri.is_none() && only.is_none() { Err(der::Error::Value.into()) } else { Ok((uri, only)) }
+}
+
 /// AuthorityInfoAccessSyntax with one description: caIssuers by URI (CRL-29).
 fn ca_issuers(value: &[u8]) -> Result<&str, ReadError> {
     let mut all = der::outer(value, tag::SEQUENCE)?;
@@ -247,8 +267,13 @@ fn ca_issuers(value: &[u8]) -> Result<&str, ReadError> {
 
 /// The field distributionPoint, with one URI, and nothing after it.
 fn full_name(mut point: Reader<'_>) -> Result<&str, ReadError> {
-    let mut name = point.nested(tag::explicit(0))?;
+    let name = point.nested(tag::explicit(0))?;
     point.finish()?;
+    uri(name)
+}
+
+/// The CHOICE fullName, with one URI.
+fn uri(mut name: Reader<'_>) -> Result<&str, ReadError> {
     let mut full = name.nested(tag::explicit(0))?;
     name.finish()?;
     let uri = full.value(tag::implicit(6))?;
@@ -414,6 +439,7 @@ mod tests {
             base,
             freshest: Some("http://crl.example/crl/demo-delta.crl"),
             distribution: base.map(|_| "http://crl.example/crl/demo/shard-3.crl"),
+            only: base.map(|_| Kind::User),
             expired_since: base.map(|_| Time::from_unix(1_700_000_000)),
             next_publish: base.map(|_| Time::from_unix(1_795_348_800)),
             ca_issuers: base.map(|_| "http://crl.example/ca/demo.cer"),
@@ -468,6 +494,7 @@ mod tests {
             assert_eq!(read.freshest, head(None).freshest.filter(|_| base.is_none()));
             let more = head(base);
             assert_eq!((read.distribution, read.ca_issuers), (more.distribution, more.ca_issuers));
+            assert_eq!(read.only, more.only);
             assert_eq!((read.expired_since, read.next_publish), (more.expired_since, more.next_publish));
             assert_eq!(entries(&bytes).unwrap(), words);
         }
@@ -500,6 +527,17 @@ mod tests {
         let value = ReadError::Der(der::Error::Value);
         type Case<'a> = (&'a [u8], &'a [u8], &'a [u8], ReadError);
         let name = ReadError::Der(der::Error::Tag { expected: 0x86, found: Some(0x82) });
+        let point = |octets: &[u8]| {
+            let head = Head { only: Some(Kind::Ca), ..head(None) };
+            patched(&list(&head, &[]), &[0x30, 3, 0x82, 1, 0xff], octets)
+        };
+        // CRL-25: not both kinds, no FALSE (a default), no other flag, not nothing.
+        assert_eq!(List::read(&point(&[0x30, 3, 0x82, 1, 0xff])).unwrap().only, Some(Kind::Ca));
+        for octets in [[0x30, 3, 0x82, 1, 0], [0x30, 3, 0x84, 1, 0xff], [0x30, 3, 0x85, 1, 0xff]] {
+            assert!(List::read(&point(&octets)).is_err(), "{octets:02x?}");
+        }
+        assert!(distribution_point(&[0x30, 6, 0x81, 1, 0xff, 0x82, 1, 0xff]).is_err());
+        assert!(distribution_point(&[0x30, 0]).is_err());
         let cases: [Case<'_>; 8] = [
             (&good, &[2, 1, 1, 0x30], &[2, 1, 0, 0x30], ReadError::Version),
             (&good, &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2a], &[2, 1, 1, 0x30, 0x0a, 6, 8, 0x2b], ReadError::Algorithm),

@@ -10,7 +10,7 @@
 use super::encode::{self, Edit, Entries, Head, Pool};
 use super::plan::{self, Past};
 use super::read::{self, List, ReadError, Word};
-use super::{History, KeepExpired, PublisherConfig};
+use super::{History, KeepExpired, Kind, PublisherConfig};
 use crate::index::Change;
 use crate::pki::{Issuer, Reason, Revocation, Serial, Status, Time, hash::sha256};
 use crate::sign::verify::{self, VerifyError};
@@ -80,8 +80,10 @@ pub(super) struct Terms {
     pub(super) authority_key: Vec<u8>,
     /// Where the delta is found.
     pub(super) freshest: Option<String>,
-    /// Where a shard is found, as its certificates say (CRL-71).
+    /// Where the list of a part is found, as its certificates say (CRL-71).
     pub(super) distribution: Option<String>,
+    /// The one kind of certificates that the lists are about (CRL-76).
+    pub(super) only: Option<Kind>,
 }
 
 impl Terms {
@@ -304,6 +306,7 @@ impl Draft {
             base,
             freshest: terms.freshest.as_deref().filter(|_| self.deltas),
             distribution: terms.distribution.as_deref(),
+            only: terms.only,
             expired_since: (config.keep_expired != KeepExpired::No)
                 .then(|| self.pruned.unwrap_or_else(|| certificate.not_before())),
             next_publish: config
@@ -621,7 +624,7 @@ fn check_head(list: &List<'_>, head: &Head<'_>, ledger: &Ledger) -> Result<(), B
         && (list.this_update, list.next_update) == (head.this_update, head.next_update)
         && (list.number, list.base) == (head.number, head.base)
         && list.freshest == head.freshest.filter(|_| head.base.is_none())
-        && (list.distribution, list.ca_issuers) == (head.distribution, head.ca_issuers)
+        && (list.distribution, list.only, list.ca_issuers) == (head.distribution, head.only, head.ca_issuers)
         && (list.expired_since, list.next_publish) == (head.expired_since, head.next_publish);
     let advances =
         ledger.last.as_ref().is_none_or(|last| last.number < list.number && last.this_update < list.this_update);

@@ -2,16 +2,17 @@
 //!
 //! Goes in: the one stream of changes of an [`Index`]. Comes out: for each publisher those that concern its
 //! lists, each exactly once, whichever of them looks first. It decides which certificate belongs to which
-//! shard, and nothing else.
+//! part, and nothing else.
 //!
-//! Invariants: every certificate belongs to exactly one shard, so that the union of all shards is the
-//! complete list (CRL-73); the shard of a serial never changes (CRL-70).
+//! Invariants: every certificate belongs to a part, so that the union of all parts is the complete list
+//! (CRL-73), and to one only, unless nobody says which kind it is; the shard of a serial never changes (CRL-70).
 
 use crate::index::{Change, Index};
 use crate::pki::hash::sha256;
 use crate::pki::{IssuerName, Serial};
 use crate::state::Scope;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore};
@@ -30,14 +31,54 @@ pub fn shard_of(serial: &Serial, shards: NonZeroU32) -> u32 {
     u32::try_from(u64::from_be_bytes(first) % u64::from(shards.get())).unwrap_or(0)
 }
 
-/// The URL of a shard's list, as it stands in the certificates of the shard and in the list itself: `template`
-/// with `{public_url}`, `{issuer}` and `{n}` filled in.
+/// The URL of a part's list, as it stands in the certificates of the part and in the list itself: `template`
+/// with `{public_url}`, `{issuer}` and `{n}` filled in; the last is the number of a shard, or `user` or `ca`.
 #[must_use]
-pub fn shard_url(template: &str, public_url: &str, issuer: &IssuerName, shard: u32) -> String {
+pub fn part_url(template: &str, public_url: &str, issuer: &IssuerName, part: &impl fmt::Display) -> String {
     template
         .replace("{public_url}", public_url.trim_end_matches('/'))
         .replace("{issuer}", issuer.as_str())
-        .replace("{n}", &shard.to_string())
+        .replace("{n}", &part.to_string())
+}
+
+/// What basicConstraints says of a certificate (CRL-76).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// It is none of a CA.
+    User,
+    /// It is a CA's.
+    Ca,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::User, Self::Ca];
+
+    /// The tag of its flag in issuingDistributionPoint: onlyContainsUserCerts, onlyContainsCACerts.
+    pub(super) const fn flag(self) -> u8 {
+        match self {
+            Self::User => 1,
+            Self::Ca => 2,
+        }
+    }
+
+    /// As the index keeps it, see `feed::Parts`.
+    const fn told(self) -> u32 {
+        match self {
+            Self::User => 0,
+            Self::Ca => 1,
+        }
+    }
+}
+
+/// As it stands in URLs.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Ca => "ca",
+        })
+    }
 }
 
 /// Which of an issuer's certificates a list covers.
@@ -47,15 +88,52 @@ pub enum Part {
     Whole,
     /// Those of one shard, counted from 0.
     Shard(u32),
+    /// Those of one kind.
+    Kind(Kind),
 }
 
 impl Part {
     /// The key of its numbers and lists in the state store.
     #[must_use]
     pub fn scope(self, issuer: &IssuerName) -> Scope {
+        self.name().map_or_else(|| Scope::whole(issuer), |name| Scope::part(issuer, &name))
+    }
+
+    /// As it is called in paths and in the state store: `shard-3`, `user`, `ca`; the whole has no name.
+    #[must_use]
+    pub fn name(self) -> Option<String> {
         match self {
-            Self::Whole => Scope::whole(issuer),
-            Self::Shard(shard) => Scope::shard(issuer, shard),
+            Self::Whole => None,
+            Self::Shard(shard) => Some(format!("shard-{shard}")),
+            Self::Kind(kind) => Some(kind.to_string()),
+        }
+    }
+
+    /// Where its list is found, if it is not the list of everything.
+    #[must_use]
+    pub fn url(self, template: &str, public_url: &str, issuer: &IssuerName) -> Option<String> {
+        match self {
+            Self::Whole => None,
+            Self::Shard(shard) => Some(part_url(template, public_url, issuer, &shard)),
+            Self::Kind(kind) => Some(part_url(template, public_url, issuer, &kind)),
+        }
+    }
+}
+
+/// How the certificates of an issuer are divided among lists.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Division {
+    /// Into so many shards.
+    Shards(NonZeroU32),
+    /// Into those of users and those of CAs.
+    Kinds,
+}
+
+impl Division {
+    fn parts(self) -> Vec<Part> {
+        match self {
+            Self::Shards(shards) => (0..shards.get()).map(Part::Shard).collect(),
+            Self::Kinds => Kind::ALL.map(Part::Kind).to_vec(),
         }
     }
 }
@@ -64,8 +142,8 @@ impl Part {
 #[derive(Debug)]
 struct Common {
     index: Arc<Index>,
-    shards: Option<NonZeroU32>,
-    /// One for each shard, then one for the whole if that is published too.
+    division: Option<Division>,
+    /// One for each part, then one for the whole if that is published too.
     queues: Mutex<Vec<BTreeMap<Serial, Change>>>,
     filled: Vec<Notify>,
     bench: Semaphore,
@@ -88,14 +166,14 @@ impl Share {
         Self { common: Arc::new(common), part: Part::Whole, at: 0 }
     }
 
-    /// An index divided among one publisher for each shard, in order; with `and_whole` one more, for the
-    /// complete unsharded list, comes last.
+    /// An index divided among one publisher for each part, in order; with `and_whole` one more, for the
+    /// complete undivided list, comes last.
     #[must_use]
-    pub fn divided(index: Arc<Index>, shards: NonZeroU32, and_whole: bool) -> Vec<Self> {
-        let count = usize::try_from(shards.get()).unwrap_or(usize::MAX).saturating_add(usize::from(and_whole));
-        let common = Arc::new(Common::new(index, Some(shards), count));
-        let parts = (0..shards.get()).map(Part::Shard).chain(and_whole.then_some(Part::Whole));
-        parts.enumerate().map(|(at, part)| Self { common: Arc::clone(&common), part, at }).collect()
+    pub fn divided(index: Arc<Index>, division: Division, and_whole: bool) -> Vec<Self> {
+        let mut parts = division.parts();
+        parts.extend(and_whole.then_some(Part::Whole));
+        let common = Arc::new(Common::new(index, Some(division), parts.len()));
+        parts.into_iter().enumerate().map(|(at, part)| Self { common: Arc::clone(&common), part, at }).collect()
     }
 
     /// Which certificates these are.
@@ -114,6 +192,9 @@ impl Share {
         move |serial| match part {
             Part::Whole => true,
             Part::Shard(shard) => common.shard(serial) == Some(shard),
+            // A revocation must not be missing from the list that its certificate is checked with, and does no
+            // harm in the other.
+            Part::Kind(kind) => common.index.shard(serial).is_none_or(|told| told == kind.told()),
         }
     }
 
@@ -145,10 +226,10 @@ impl Share {
 }
 
 impl Common {
-    fn new(index: Arc<Index>, shards: Option<NonZeroU32>, queues: usize) -> Self {
+    fn new(index: Arc<Index>, division: Option<Division>, queues: usize) -> Self {
         Self {
             index,
-            shards,
+            division,
             queues: Mutex::new(vec![BTreeMap::new(); queues]),
             filled: std::iter::repeat_with(Notify::new).take(queues).collect(),
             bench: Semaphore::new(AT_ONCE),
@@ -157,17 +238,17 @@ impl Common {
 
     /// The shard of `serial`: what the database says, else by its hash.
     fn shard(&self, serial: &Serial) -> Option<u32> {
-        let shards = self.shards?;
+        let Some(Division::Shards(shards)) = self.division else { return None };
         let told = self.index.shard(serial).filter(|told| *told < shards.get());
         Some(told.unwrap_or_else(|| shard_of(serial, shards)))
     }
 
     fn hand_out(&self, queues: &mut [BTreeMap<Serial, Change>], news: BTreeMap<Serial, Change>, asking: usize) {
-        let shards = self.shards.map_or(0, |shards| usize::try_from(shards.get()).unwrap_or(usize::MAX));
-        if let Some(whole) = queues.get_mut(shards) {
-            fold(whole, news.clone());
-        }
-        if self.shards.is_some() {
+        if let Some(Division::Shards(shards)) = self.division {
+            let shards = usize::try_from(shards.get()).unwrap_or(usize::MAX);
+            if let Some(whole) = queues.get_mut(shards) {
+                fold(whole, news.clone());
+            }
             let mut parts: BTreeMap<usize, BTreeMap<Serial, Change>> = BTreeMap::new();
             for (serial, change) in news {
                 let shard = self.shard(&serial).and_then(|shard| usize::try_from(shard).ok());
@@ -178,6 +259,10 @@ impl Common {
                     fold(queue, part);
                 }
             }
+        } else if let Some((last, others)) = queues.split_last_mut() {
+            // Of a certificate whose kind became known both lists may tell; see `Publisher::collect`.
+            others.iter_mut().for_each(|queue| fold(queue, news.clone()));
+            fold(last, news);
         }
         let others = queues.iter().zip(&self.filled).enumerate().filter(|(at, _)| *at != asking);
         others.filter(|(_, (queue, _))| !queue.is_empty()).for_each(|(_, (_, filled))| filled.notify_one());
@@ -218,6 +303,32 @@ mod tests {
         Serial::from_magnitude(&n.to_be_bytes()).unwrap()
     }
 
+    fn shards(n: u32) -> Division {
+        Division::Shards(NonZeroU32::new(n).unwrap())
+    }
+
+    #[test]
+    fn crl_76_every_change_reaches_the_list_of_its_kind_and_both_where_nobody_says_which() {
+        let index = Arc::new(Index::new());
+        index.keep_shards();
+        let shares = Share::divided(Arc::clone(&index), Division::Kinds, true);
+        assert!(index.assign(&[(serial(1), Kind::User.told()), (serial(2), Kind::Ca.told())]).is_empty());
+        index.apply(&[(serial(1), revoked()), (serial(2), revoked()), (serial(3), revoked())]);
+        let ours = |share: &Share| {
+            let (taken, filter) = (share.take_changes(), share.filter());
+            taken.into_keys().filter(|serial| filter(serial)).collect::<Vec<_>>()
+        };
+        let parts: Vec<(Part, Vec<Serial>)> = shares.iter().map(|share| (share.part(), ours(share))).collect();
+        assert_eq!(
+            parts,
+            [
+                (Part::Kind(Kind::User), vec![serial(1), serial(3)]),
+                (Part::Kind(Kind::Ca), vec![serial(2), serial(3)]),
+                (Part::Whole, vec![serial(1), serial(2), serial(3)]),
+            ]
+        );
+    }
+
     #[test]
     fn crl_70_the_shard_of_a_serial_is_this() {
         // SHA-256 of 01 begins with 4bf5122f344554c5, of 0080 with 085edad400785fca.
@@ -230,7 +341,7 @@ mod tests {
     #[test]
     fn crl_73_every_change_reaches_its_shard_and_the_whole_whoever_looks_first() {
         let index = Arc::new(Index::new());
-        let shares = Share::divided(Arc::clone(&index), NonZeroU32::new(7).unwrap(), true);
+        let shares = Share::divided(Arc::clone(&index), shards(7), true);
         for round in 0..3 {
             index.apply(&(0..100).map(|n| (serial(round * 100 + n), revoked())).collect::<Vec<_>>());
             let mut order: Vec<&Share> = shares.iter().collect();
@@ -253,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn all_publishers_wake_though_the_index_wakes_one() {
         let index = Arc::new(Index::new());
-        let shares = Share::divided(Arc::clone(&index), NonZeroU32::new(4).unwrap(), true);
+        let shares = Share::divided(Arc::clone(&index), shards(4), true);
         let mut waiting = tokio::task::JoinSet::new();
         for share in shares {
             waiting.spawn(async move {
@@ -276,7 +387,7 @@ mod tests {
     fn crl_70_what_the_database_says_goes_before_the_hash_and_stays() {
         let index = Arc::new(Index::new());
         index.keep_shards();
-        let shares = Share::divided(Arc::clone(&index), NonZeroU32::new(4).unwrap(), false);
+        let shares = Share::divided(Arc::clone(&index), shards(4), false);
         let hashed = shard_of(&serial(1), NonZeroU32::new(4).unwrap());
         let told = (hashed + 1) % 4;
         assert!(index.assign(&[(serial(1), told)]).is_empty());

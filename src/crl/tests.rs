@@ -774,9 +774,15 @@ struct Desk {
     ours: Box<dyn Fn(&Serial) -> bool + Send>,
 }
 
-/// A publisher for each shard, and one for the whole.
-fn desks(house: &House) -> Vec<Desk> {
-    let shares = Share::divided(Arc::clone(&house.index), std::num::NonZeroU32::new(3).unwrap(), true);
+/// A publisher for each part, and one for the whole.
+fn desks(house: &House, division: Division) -> Vec<Desk> {
+    // Of every third nobody says which kind it is.
+    house.index.keep_shards();
+    let kinds: Vec<_> = (0..60).filter(|n| n % 3 > 0).map(|n| (serial(n), u32::try_from(n % 3 - 1).unwrap())).collect();
+    if division == Division::Kinds {
+        assert!(house.index.assign(&kinds).is_empty());
+    }
+    let shares = Share::divided(Arc::clone(&house.index), division, true);
     let desk = |share: Share| {
         let shelf = if share.part() == Part::Whole { Arc::clone(&house.shelf) } else { Arc::new(Shelf::new()) };
         let ours = Box::new(share.filter());
@@ -906,6 +912,15 @@ impl Model {
 
 #[tokio::test]
 async fn any_sequence_of_changes_builds_and_restarts_says_what_a_model_says() {
+    follow_a_model(Division::Shards(std::num::NonZeroU32::new(3).unwrap())).await;
+}
+
+#[tokio::test]
+async fn crl_76_any_sequence_of_changes_in_lists_by_kind_says_what_a_model_says() {
+    follow_a_model(Division::Kinds).await;
+}
+
+async fn follow_a_model(division: Division) {
     let long = std::env::var_os("JARCHY_LONG").is_some();
     for seed in 20_261_122..if long { 20_261_142 } else { 20_261_123 } {
         println!("seed {seed}");
@@ -913,7 +928,7 @@ async fn any_sequence_of_changes_builds_and_restarts_says_what_a_model_says() {
         let mut house = House::new().await;
         house.config.delta_window = Duration::from_secs(30_000);
         house.reach_head();
-        let mut desks = desks(&house);
+        let mut desks = desks(&house, division);
         let mut now = at(0);
         for _ in 0..if long { 1_000 } else { 200 } {
             now = now + Duration::from_secs(1 + [2, 600, 9_000][(model.random)(3) as usize] * (model.random)(4));
@@ -958,24 +973,25 @@ async fn any_sequence_of_changes_builds_and_restarts_says_what_a_model_says() {
                 drop(desks);
                 house.restart(&known, &model.records()).await;
                 house.state.record(&house.issuer.name, &told).await.unwrap();
-                desks = self::desks(&house);
+                desks = self::desks(&house, division);
             } else {
                 house.state.record(&house.issuer.name, &told).await.unwrap();
                 house.index.apply(&batch);
                 house.index.vouch(now);
             }
             let mut union = BTreeSet::new();
+            let whole = desks.len() - 1;
             for (scope, desk) in desks.iter_mut().enumerate() {
                 settle(&mut desk.publisher).await;
                 assert!(desk.publisher.kept.is_empty());
                 model.check(scope, desk).await;
                 let complete = desk.shelf.complete().map_or_else(BTreeMap::new, |list| listed(&list));
-                if scope == 3 {
+                if scope == whole {
                     assert!(complete.keys().all(|serial| union.contains(serial)), "CRL-73");
                 }
                 union.extend(complete.into_keys());
             }
         }
-        assert!(model.pasts[3].len() > 100 && model.pasts[0].len() > 50);
+        assert!(model.pasts.last().unwrap().len() > 100 && model.pasts[0].len() > 50);
     }
 }

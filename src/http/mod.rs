@@ -41,7 +41,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use path::Route;
+use path::{List, Route, Which};
 use range::Asked;
 use server::Limits;
 use std::collections::BTreeMap;
@@ -72,42 +72,65 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const GET_HEAD: HeaderValue = HeaderValue::from_static("GET, HEAD");
 const GET_HEAD_POST: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 
+/// The lists of one scope.
+#[derive(Debug)]
+struct Lists {
+    shelf: Arc<Shelf>,
+    complete: Versions,
+    delta: Versions,
+    older: Versions,
+    complete_text: pem::Copy,
+    delta_text: pem::Copy,
+    older_text: pem::Copy,
+}
+
+impl Lists {
+    fn new(shelf: Arc<Shelf>) -> Self {
+        let [complete, delta, older] = std::array::from_fn(|_| Versions::default());
+        let [complete_text, delta_text, older_text] = std::array::from_fn(|_| pem::Copy::default());
+        Self { shelf, complete, delta, older, complete_text, delta_text, older_text }
+    }
+}
+
+/// The list of a part of an issuer's certificates.
+#[derive(Clone, Debug)]
+pub struct PartList {
+    /// As it is called in paths, `shard-3` or `user`; not a number.
+    pub name: String,
+    /// The path under which its certificates name it, if that is another.
+    pub path: Option<String>,
+    /// What there is of it.
+    pub shelf: Arc<Shelf>,
+}
+
 /// The files of one issuer.
 #[derive(Debug)]
 pub struct Files {
-    shelf: Option<Arc<Shelf>>,
-    /// In order of their numbers, from 0.
-    shards: Vec<(Arc<Shelf>, Versions)>,
+    whole: Option<Lists>,
+    parts: BTreeMap<String, Lists>,
+    /// Other paths of parts.
+    paths: BTreeMap<String, String>,
     certificate: Bytes,
     certificate_tag: String,
     max_age: Duration,
     interval: Duration,
-    complete: Versions,
-    delta: Versions,
-    older: Versions,
-    complete_pem: pem::Copy,
-    delta_pem: pem::Copy,
 }
 
 impl Files {
-    /// `shelf` is `None` where no CRLs are made. `certificate` is the CA's, in DER. `max_age` is how long
-    /// a cache may keep the current lists; it is never more than an hour, nor past their nextUpdate.
+    /// `shelf` is `None` where no list of all certificates is made. `certificate` is the CA's, in DER.
+    /// `max_age` is how long a cache may keep the current lists; it is never more than an hour, nor past
+    /// their nextUpdate.
     #[must_use]
     pub fn new(shelf: Option<Arc<Shelf>>, certificate: Bytes, max_age: Duration) -> Self {
         let certificate_tag = quoted_hex(&sha256(&certificate));
-        let [complete, delta, older] = std::array::from_fn(|_| Versions::default());
         Self {
-            shelf,
-            shards: Vec::new(),
+            whole: shelf.map(Lists::new),
+            parts: BTreeMap::new(),
+            paths: BTreeMap::new(),
             certificate,
             certificate_tag,
             max_age,
             interval: LONGEST_MAX_AGE,
-            complete,
-            delta,
-            older,
-            complete_pem: pem::Copy::default(),
-            delta_pem: pem::Copy::default(),
         }
     }
 
@@ -118,10 +141,14 @@ impl Files {
         self
     }
 
-    /// The same with the shards of the issuer's lists, in order of their numbers, from 0.
+    /// The same with the lists of the parts of the issuer's certificates.
     #[must_use]
-    pub fn with_shards(self, shards: Vec<Arc<Shelf>>) -> Self {
-        Self { shards: shards.into_iter().map(|shelf| (shelf, Versions::default())).collect(), ..self }
+    pub fn with_parts(mut self, parts: Vec<PartList>) -> Self {
+        for PartList { name, path, shelf } in parts {
+            self.paths.extend(path.map(|path| (path, name.clone())));
+            self.parts.insert(name, Lists::new(shelf));
+        }
+        self
     }
 }
 
@@ -201,7 +228,8 @@ impl Site {
         }
         #[cfg(test)]
         assert!(head.uri.query() != Some("panic"), "a test asked for it");
-        let route = path::route(head.uri.path(), |name| self.issuers.contains_key(name));
+        let route = self.part_at(head.uri.path());
+        let route = route.unwrap_or_else(|| path::route(head.uri.path(), |name| self.issuers.contains_key(name)));
         match (route, is_read) {
             (Route::Ocsp(issuer, tail), true) => self.get_ocsp(client, issuer, tail, &head, limits).await,
             (Route::Ocsp(issuer, rest), false) if head.method == Method::POST => {
@@ -211,16 +239,8 @@ impl Site {
             (Route::Unknown, _) => not_found(),
             (_, false) => not_allowed(GET_HEAD),
             (Route::Index, true) => plain(StatusCode::OK, self.index.clone()),
-            (Route::Complete(issuer), true) => self.list(issuer, Document::Complete, &head),
-            (Route::Delta(issuer), true) => self.list(issuer, Document::Delta, &head),
-            (Route::CompletePem(issuer), true) => self.list_pem(issuer, Document::Complete, &head).await,
-            (Route::DeltaPem(issuer), true) => self.list_pem(issuer, Document::Delta, &head).await,
-            (Route::Numbered(issuer, number), true) => self.numbered(issuer, number, &head).await,
+            (Route::List(list), true) => self.list(list, &head).await,
             (Route::Certificate(issuer), true) => self.certificate(issuer, &head),
-            (Route::Shard(issuer, shard), true) => self.shard(issuer, shard, &head),
-            (Route::ShardNumbered(issuer, shard, number), true) => {
-                self.shard_numbered(issuer, shard, number, &head).await
-            }
         }
     }
 
@@ -279,63 +299,42 @@ impl Site {
         })
     }
 
-    /// A current list.
-    fn list(&self, issuer: &str, document: Document, request: &Parts) -> Answer {
-        let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
-        self.metrics.documents.count(document);
-        let (published, versions) = match document {
-            Document::Delta => (shelf.delta(), &files.delta),
-            _ => (shelf.complete(), &files.complete),
-        };
-        let Some(published) = published else { return not_yet() };
-        let body = |part| Payload::list(published.bytes.slice(part), published.number, versions);
-        let tag = &published.etag;
-        self.published(request, &published, tag, self.max_age(files), (published.bytes.len(), body), PKIX_CRL)
+    /// The part whose certificates name this path, where the config has a template of its own for that.
+    fn part_at<'a>(&'a self, path: &str) -> Option<Route<'a>> {
+        self.issuers.iter().find_map(|(issuer, files)| {
+            let part = files.paths.get(path)?;
+            let list = List { issuer: issuer.as_str(), part: Some(part), which: Which::Complete, is_text: false };
+            Some(Route::List(list))
+        })
     }
 
-    /// A current list as PEM. Its entity tag is another, because its octets are.
-    async fn list_pem(&self, issuer: &str, document: Document, request: &Parts) -> Answer {
-        let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
-        self.metrics.documents.count(document);
-        let (published, copy, versions) = match document {
-            Document::Delta => (shelf.delta(), &files.delta_pem, &files.delta),
-            _ => (shelf.complete(), &files.complete_pem, &files.complete),
+    async fn list(&self, list: List<'_>, request: &Parts) -> Answer {
+        let Some(files) = self.issuers.get(list.issuer) else { return not_found() };
+        let lists = list.part.map_or(files.whole.as_ref(), |part| files.parts.get(part));
+        let Some(lists) = lists else { return not_found() };
+        let (document, published, versions, text) = match list.which {
+            Which::Complete => (Document::Complete, lists.shelf.complete(), &lists.complete, &lists.complete_text),
+            Which::Delta => (Document::Delta, lists.shelf.delta(), &lists.delta, &lists.delta_text),
+            Which::Numbered(number) => {
+                let Some(published) = lists.shelf.numbered(number).await else { return not_found() };
+                (Document::Numbered, Some(published), &lists.older, &lists.older_text)
+            }
         };
+        self.metrics.documents.count(document);
         let Some(published) = published else { return not_yet() };
-        let Some(text) = copy.of(&published).await else { return not_yet() };
+        // What is asked for by its number never changes.
+        let is_current = !matches!(list.which, Which::Numbered(_));
+        let max_age = if is_current { self.max_age(files) } else { LONGEST_MAX_AGE };
+        if !list.is_text {
+            let body = |part| Payload::list(published.bytes.slice(part), published.number, versions);
+            let file = (published.bytes.len(), body);
+            return self.published(request, &published, &published.etag, max_age, file, PKIX_CRL);
+        }
+        let Some(text) = text.of(&published).await else { return not_yet() };
         let body = |part| Payload::list(text.slice(part), published.number, versions);
+        // Another entity tag, because the octets are others.
         let tag = format!("{}-pem\"", published.etag.trim_end_matches('"'));
-        self.published(request, &published, &tag, self.max_age(files), (text.len(), body), PEM)
-    }
-
-    async fn numbered(&self, issuer: &str, number: u64, request: &Parts) -> Answer {
-        let Some((files, shelf)) = self.shelf(issuer) else { return not_found() };
-        self.metrics.documents.count(Document::Numbered);
-        let Some(published) = shelf.numbered(number).await else { return not_found() };
-        let body = |part| Payload::list(published.bytes.slice(part), number, &files.older);
-        let tag = &published.etag;
-        self.published(request, &published, tag, LONGEST_MAX_AGE, (published.bytes.len(), body), PKIX_CRL)
-    }
-
-    /// The current list of a shard.
-    fn shard(&self, issuer: &str, shard: usize, request: &Parts) -> Answer {
-        let Some(files) = self.issuers.get(issuer) else { return not_found() };
-        let Some((shelf, versions)) = files.shards.get(shard) else { return not_found() };
-        self.metrics.documents.count(Document::Complete);
-        let Some(published) = shelf.complete() else { return not_yet() };
-        let body = |part| Payload::list(published.bytes.slice(part), published.number, versions);
-        let tag = &published.etag;
-        self.published(request, &published, tag, self.max_age(files), (published.bytes.len(), body), PKIX_CRL)
-    }
-
-    async fn shard_numbered(&self, issuer: &str, shard: usize, number: u64, request: &Parts) -> Answer {
-        let Some(files) = self.issuers.get(issuer) else { return not_found() };
-        let Some((shelf, _)) = files.shards.get(shard) else { return not_found() };
-        self.metrics.documents.count(Document::Numbered);
-        let Some(published) = shelf.numbered(number).await else { return not_found() };
-        let body = |part| Payload::list(published.bytes.slice(part), number, &files.older);
-        let tag = &published.etag;
-        self.published(request, &published, tag, LONGEST_MAX_AGE, (published.bytes.len(), body), PKIX_CRL)
+        self.published(request, &published, &tag, max_age, (text.len(), body), PEM)
     }
 
     fn certificate(&self, issuer: &str, request: &Parts) -> Answer {
@@ -351,11 +350,6 @@ impl Site {
     /// How long a cache may keep a current list: no longer than to the next publication that is known of.
     fn max_age(&self, files: &Files) -> Duration {
         files.max_age.min(plan::until_slot(self.clock.now(), files.interval))
-    }
-
-    fn shelf(&self, issuer: &str) -> Option<(&Files, &Shelf)> {
-        let files = self.issuers.get(issuer)?;
-        Some((files, files.shelf.as_deref()?))
     }
 
     /// `file` is its length and how its parts are sent.
@@ -596,9 +590,16 @@ fn index(issuers: &BTreeMap<IssuerName, Files>) -> String {
     for (name, files) in issuers {
         // Writing to a String does not fail.
         _ = write!(text, "\n{name}\n  OCSP            /ocsp/{name}\n");
-        if files.shelf.is_some() {
+        if files.whole.is_some() {
             _ = write!(text, "  CRL             /crl/{name}.crl\n  delta CRL       /crl/{name}-delta.crl\n");
             _ = writeln!(text, "  the same, PEM   /crl/{name}.crl.pem, /crl/{name}-delta.crl.pem");
+        }
+        match (files.parts.first_key_value(), files.parts.last_key_value()) {
+            (Some((first, _)), Some((last, _))) => {
+                let count = files.parts.len();
+                _ = writeln!(text, "  {count} part CRLs     /crl/{name}/{first}.crl and so on to {last}");
+            }
+            _ => {}
         }
         _ = writeln!(text, "  CA certificate  /ca/{name}.cer");
     }

@@ -7,7 +7,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use std::str::FromStr;
 
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,24 +15,34 @@ pub(super) enum Route<'a> {
     Index,
     /// OCSP: for one issuer, or for all; with what follows in the path, which may be empty.
     Ocsp(Option<&'a str>, &'a [u8]),
-    /// The current complete CRL of an issuer.
-    Complete(&'a str),
-    /// The current delta CRL of an issuer.
-    Delta(&'a str),
-    /// The current complete CRL of an issuer, as PEM.
-    CompletePem(&'a str),
-    /// The current delta CRL of an issuer, as PEM.
-    DeltaPem(&'a str),
-    /// A complete CRL of an issuer by its number.
-    Numbered(&'a str, u64),
-    /// The current CRL of one shard of an issuer.
-    Shard(&'a str, usize),
-    /// A CRL of one shard of an issuer by its number.
-    ShardNumbered(&'a str, usize, u64),
+    /// A CRL.
+    List(List<'a>),
     /// The certificate of an issuer.
     Certificate(&'a str),
     /// Nothing of ours.
     Unknown,
+}
+
+/// Which CRL a path asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct List<'a> {
+    pub(super) issuer: &'a str,
+    /// A part of the issuer's certificates, as `shard-3` or `user`; `None` for all of them.
+    pub(super) part: Option<&'a str>,
+    pub(super) which: Which,
+    /// As PEM.
+    pub(super) is_text: bool,
+}
+
+/// One of the lists of a scope.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Which {
+    /// The current complete one.
+    Complete,
+    /// The current delta.
+    Delta,
+    /// A complete one by its number.
+    Numbered(u64),
 }
 
 /// Finds the route of `path`; `is_issuer` tells which names are configured.
@@ -62,23 +71,28 @@ fn ocsp(rest: &str, is_issuer: impl Fn(&str) -> bool) -> Route<'_> {
 }
 
 fn list(rest: &str) -> Option<Route<'_>> {
-    if let Some(stem) = rest.strip_suffix(".crl.pem") {
-        return Some(stem.strip_suffix("-delta").map_or(Route::CompletePem(stem), Route::DeltaPem));
-    }
+    let (rest, is_text) = rest.strip_suffix(".pem").map_or((rest, false), |rest| (rest, true));
     let stem = rest.strip_suffix(".crl")?;
-    if let Some((issuer, rest)) = stem.split_once('/') {
-        let Some(shard) = rest.strip_prefix("shard-") else { return Some(Route::Numbered(issuer, plain(rest)?)) };
-        return Some(match shard.split_once('/') {
-            None => Route::Shard(issuer, plain(shard)?),
-            Some((shard, number)) => Route::ShardNumbered(issuer, plain(shard)?, plain(number)?),
-        });
+    let list = |issuer, part, which| Some(Route::List(List { issuer, part, which, is_text }));
+    let Some((issuer, rest)) = stem.split_once('/') else {
+        // Issuer names have no hyphen.
+        return match stem.strip_suffix("-delta") {
+            None => list(stem, None, Which::Complete),
+            Some(issuer) => list(issuer, None, Which::Delta),
+        };
+    };
+    match rest.split_once('/') {
+        Some((part, number)) => list(issuer, Some(part), Which::Numbered(plain(number)?)),
+        // No part has a name that begins with a digit.
+        None if rest.starts_with(|first: char| first.is_ascii_digit()) => {
+            list(issuer, None, Which::Numbered(plain(rest)?))
+        }
+        None => list(issuer, Some(rest), Which::Complete),
     }
-    // Issuer names have no hyphen.
-    Some(stem.strip_suffix("-delta").map_or(Route::Complete(stem), Route::Delta))
 }
 
 /// A number in its one spelling: caches in front should see one address for it.
-fn plain<T: FromStr>(number: &str) -> Option<T> {
+fn plain(number: &str) -> Option<u64> {
     let canonical = (number == "0" || !number.starts_with('0')) && number.bytes().all(|digit| digit.is_ascii_digit());
     if canonical { number.parse().ok() } else { None }
 }
@@ -136,6 +150,7 @@ mod tests {
 
     #[test]
     fn paths_find_their_routes() {
+        let list = |part, which, is_text| Route::List(List { issuer: "demo", part, which, is_text });
         for (path, expected) in [
             ("/", Route::Index),
             ("//", Route::Unknown),
@@ -150,18 +165,21 @@ mod tests {
             ("/ocsp/other/MA", Route::Ocsp(None, b"other/MA")),
             ("/ocsp/../crl/demo.crl", Route::Ocsp(None, b"../crl/demo.crl")),
             ("/ocspx", Route::Unknown),
-            ("/crl/demo.crl", Route::Complete("demo")),
-            ("/crl/demo-delta.crl", Route::Delta("demo")),
-            ("/crl/demo/17.crl", Route::Numbered("demo", 17)),
-            ("/crl/demo/shard-0.crl", Route::Shard("demo", 0)),
-            ("/crl/demo/shard-31.crl", Route::Shard("demo", 31)),
-            ("/crl/demo/shard-031.crl", Route::Unknown),
-            ("/crl/demo/shard-3/17.crl", Route::ShardNumbered("demo", 3, 17)),
+            ("/crl/demo.crl", list(None, Which::Complete, false)),
+            ("/crl/demo.crl.pem", list(None, Which::Complete, true)),
+            ("/crl/demo-delta.crl", list(None, Which::Delta, false)),
+            ("/crl/demo-delta.crl.pem", list(None, Which::Delta, true)),
+            ("/crl/demo/17.crl", list(None, Which::Numbered(17), false)),
+            ("/crl/demo/17.crl.pem", list(None, Which::Numbered(17), true)),
+            ("/crl/demo/shard-0.crl", list(Some("shard-0"), Which::Complete, false)),
+            ("/crl/demo/user.crl.pem", list(Some("user"), Which::Complete, true)),
+            ("/crl/demo/shard-3/17.crl", list(Some("shard-3"), Which::Numbered(17), false)),
+            ("/crl/demo/ca/17.crl.pem", list(Some("ca"), Which::Numbered(17), true)),
             ("/crl/demo/017.crl", Route::Unknown),
-            ("/crl/demo/+17.crl", Route::Unknown),
-            ("/crl/demo/.crl", Route::Unknown),
+            ("/crl/demo/ca/+17.crl", Route::Unknown),
             ("/crl/demo/99999999999999999999.crl", Route::Unknown),
-            ("/crl/demo/1/2.crl", Route::Unknown),
+            ("/crl/demo.crl.txt", Route::Unknown),
+            ("/crl/demo/1/2/3.crl", Route::Unknown),
             ("/crl/demo", Route::Unknown),
             ("/ca/demo.cer", Route::Certificate("demo")),
             ("/ca/demo.crt", Route::Unknown),

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::server::{BindError, Limits, Server, bind};
-use super::{Files, Site};
+use super::{Files, Lists, PartList, Site};
 use crate::crl::{Published, Shelf};
 use crate::der::{self, tag};
 use crate::health::Health;
@@ -54,7 +54,7 @@ fn start(limits: Limits) -> Running {
 fn start_with(files: Files, limits: Limits) -> Running {
     let (metrics, health, shelf) = (Metrics::new(), Health::new(), Arc::new(Shelf::default()));
     let issuers = BTreeMap::from([
-        ("demo".parse().unwrap(), Files { shelf: Some(Arc::clone(&shelf)), ..files }),
+        ("demo".parse().unwrap(), Files { whole: Some(Lists::new(Arc::clone(&shelf))), ..files }),
         ("bare".parse().unwrap(), Files::new(None, Bytes::from_static(b"other"), Duration::from_secs(30))),
     ]);
     let clock = Arc::new(ManualClock::new(Time::from_unix(NOW)));
@@ -677,6 +677,41 @@ fn lists_are_served_as_pem_too_under_a_tag_of_their_own() {
     }
     assert_eq!(client.ask(get("/crl/demo-delta.crl.pem")).status, 503);
     for path in ["/crl/other.crl.pem", "/crl/bare.crl.pem", "/crl/demo/1.crl.pem", "/crl/demo.pem"] {
+        assert_eq!(client.ask(get(path)).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn crl_71_the_list_of_a_part_stands_under_its_name_and_where_certificates_say() {
+    let parts = ["shard-7", "user"].map(|name| PartList {
+        name: name.to_owned(),
+        path: (name == "user").then(|| "/lists/of/users.crl".to_owned()),
+        shelf: Arc::new(Shelf::default()),
+    });
+    let shelves = parts.clone().map(|part| part.shelf);
+    let files = Files::new(None, Bytes::new(), Duration::from_secs(30)).with_parts(parts.to_vec());
+    let running = start_with(files, Limits::default());
+    let mut client = Client::connect(running.address);
+    assert_eq!(client.ask(get("/crl/demo/user.crl")).status, 503);
+    for (octets, shelf) in [100, 200].into_iter().zip(&shelves) {
+        shelf.put_complete(list(octets, 0));
+    }
+    let number = list(1, 0).number;
+    for (path, octets) in [
+        ("/crl/demo/shard-7.crl".to_owned(), 100),
+        ("/crl/demo/user.crl".to_owned(), 200),
+        ("/lists/of/users.crl".to_owned(), 200),
+        (format!("/crl/demo/user/{number}.crl"), 200),
+    ] {
+        let answer = client.ask(get(&path));
+        assert_eq!((answer.status, answer.body.len()), (200, octets), "{path}");
+        if path.starts_with("/crl") {
+            let text = client.ask(get(&format!("{path}.pem")));
+            assert_eq!((text.status, text.header("content-type")), (200, "application/x-pem-file"), "{path}");
+            assert!(text.body.starts_with(b"-----BEGIN X509 CRL-----\n"), "{path}");
+        }
+    }
+    for path in ["/crl/demo/shard-07.crl", "/crl/demo/ca.crl", "/crl/bare/user.crl", "/lists/of/users.crl.pem"] {
         assert_eq!(client.ask(get(path)).status, 404, "{path}");
     }
 }

@@ -6,7 +6,7 @@
 //! it knows deltas, by every complete list together with every later delta.
 
 use crate::harness::{Said, contains, openssl, run, text};
-use jarchy::crl::{Parts, Published, Publisher, PublisherConfig, Share, Shelf, shard_of, shard_url};
+use jarchy::crl::{Division, Parts, Published, Publisher, PublisherConfig, Share, Shelf, part_url, shard_of};
 use jarchy::health::Health;
 use jarchy::index::{Index, Record};
 use jarchy::metrics::Metrics;
@@ -141,7 +141,7 @@ impl House {
             params.use_authority_key_identifier_extension = true;
             let serial = Serial::from_content(&content).unwrap();
             if let Some(shards) = shards {
-                let url = shard_url(SHARD_URL, "", &"life".parse().unwrap(), shard_of(&serial, shards));
+                let url = part_url(SHARD_URL, "", &"life".parse().unwrap(), &shard_of(&serial, shards));
                 params.crl_distribution_points = vec![rcgen::CrlDistributionPoint { uris: vec![url] }];
             }
             let certificate = params.signed_by(&key, &issuer).unwrap();
@@ -197,7 +197,7 @@ impl House {
             interval: SLOT,
             debounce: Duration::ZERO,
             public_url: Some("http://crl.example".to_owned()),
-            shard_url: SHARD_URL.to_owned(),
+            part_url: SHARD_URL.to_owned(),
             ..PublisherConfig::default()
         };
         Publisher::new(config, parts).unwrap()
@@ -496,7 +496,7 @@ async fn divided() -> (House, [PathBuf; 2]) {
     let state = State::open(&house.dir.path().join("state.db")).await.unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let (mut shelves, mut publishers) = (Vec::new(), tokio::task::JoinSet::new());
-    for share in Share::divided(Arc::clone(&house.index), shards, false) {
+    for share in Share::divided(Arc::clone(&house.index), Division::Shards(shards), false) {
         let shelf = Arc::new(Shelf::new());
         publishers.spawn(house.publisher_of(share, &shelf, state.clone()).run(stopped.clone()));
         shelves.push(shelf);

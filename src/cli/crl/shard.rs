@@ -3,11 +3,12 @@
 
 use super::{ConfigFile, configured};
 use crate::app;
-use crate::config::{Config, ShardBy};
-use crate::crl::{shard_of, shard_url};
+use crate::config::{Config, ShardBy, Shards};
+use crate::crl::{Kind, Part, shard_of};
 use crate::pki::{IssuerName, Serial};
 use anyhow::{Context, bail};
 use clap::Args;
+use serde_json::json;
 use std::io::Write;
 
 /// Tell which shard a serial number belongs to, and the URL that goes into the certificate.
@@ -36,26 +37,39 @@ impl Shard {
         let issuer = self.issuer(&config)?;
         let settings = configured(&config, &issuer)?.crl.as_ref().and_then(|crl| crl.shards.as_ref());
         let settings = settings.with_context(|| format!("the certificates of {issuer} are not divided into shards"))?;
-        let told = match settings.by {
+        let entry = match settings.by {
             ShardBy::Hash => None,
-            ShardBy::Database => {
-                let registry = app::open_registry(&config).await?;
-                registry.get(&issuer, &self.serial).await?.and_then(|entry| entry.shard)
+            ShardBy::Database | ShardBy::Kind => app::open_registry(&config).await?.get(&issuer, &self.serial).await?,
+        };
+        let told = match settings.by {
+            ShardBy::Kind => {
+                let ca = entry.and_then(|entry| entry.ca).with_context(|| {
+                    format!(
+                        "the issuance database does not say whether {} is a CA's certificate: those name {}, all others {}",
+                        self.serial,
+                        list_url(&config, &issuer, settings, Part::Kind(Kind::Ca)),
+                        list_url(&config, &issuer, settings, Part::Kind(Kind::User))
+                    )
+                })?;
+                Some(Part::Kind(if ca { Kind::Ca } else { Kind::User }))
+            }
+            ShardBy::Hash | ShardBy::Database => {
+                let shard = entry.and_then(|entry| entry.shard);
+                shard.filter(|told| *told < settings.count.get()).map(Part::Shard)
             }
         };
-        let told = told.filter(|told| *told < settings.count.get());
-        let shard = told.unwrap_or_else(|| shard_of(&self.serial, settings.count));
-        let public_url = config.server.public_url.as_deref().unwrap_or_default();
-        let url = shard_url(&settings.url, public_url, &issuer, shard);
+        let part = told.unwrap_or_else(|| Part::Shard(shard_of(&self.serial, settings.count)));
+        let url = list_url(&config, &issuer, settings, part);
+        let named = match part {
+            Part::Shard(shard) => json!(shard),
+            Part::Kind(kind) => json!(kind.to_string()),
+            Part::Whole => json!(null),
+        };
         if self.json {
             let by = if told.is_some() { "database" } else { "hash" };
-            writeln!(
-                out,
-                "{}",
-                serde_json::json!({ "issuer": issuer.as_str(), "shard": shard, "by": by, "url": url })
-            )?;
+            writeln!(out, "{}", json!({ "issuer": issuer.as_str(), "shard": named, "by": by, "url": url }))?;
         } else {
-            writeln!(out, "shard {shard}: {url}")?;
+            writeln!(out, "shard {}: {url}", named.as_str().map_or_else(|| named.to_string(), str::to_owned))?;
         }
         Ok(())
     }
@@ -70,4 +84,9 @@ impl Shard {
             (None, Some(_), Some(_)) => bail!("several issuers have shards: say which one with --issuer"),
         }
     }
+}
+
+fn list_url(config: &Config, issuer: &IssuerName, settings: &Shards, part: Part) -> String {
+    let public_url = config.server.public_url.as_deref().unwrap_or_default();
+    part.url(&settings.url, public_url, issuer).unwrap_or_default()
 }

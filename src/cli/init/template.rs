@@ -254,8 +254,9 @@ key = {key}
 #debounce = \"200ms\"
 # max_delay = \"2s\"
 # Into how many lists the certificates are divided, for good: certificates carry the URL of their list.
-# No list should get more than 100,000 certificates. What the database's column says, or else a hash of the
-# serial number, decides; `jarchy crl shard SERIAL` tells the URL.
+# No list should get more than 100,000 certificates. A hash of the serial number decides, or \"database\": the
+# column `shard` (the hash where it says nothing); `jarchy crl shard SERIAL` tells the URL. Or \"kind\", without
+# `shards`: two lists, for users' certificates and for those of CAs ({{n}} is then `user` or `ca`).
 # shards = 16
 #shard_by = \"hash\"
 #shard_url = \"{{public_url}}/crl/{{issuer}}/shard-{{n}}.crl\"

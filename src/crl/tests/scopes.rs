@@ -16,13 +16,14 @@ async fn crl_71_73_74_every_shard_is_published_empty_ones_too_under_the_url_that
     house.reach_head();
     let mut numbers = BTreeMap::new();
     let mut union = BTreeSet::new();
-    let mut desks: Vec<_> = Share::divided(Arc::clone(&house.index), NonZeroU32::new(8).unwrap(), false)
-        .into_iter()
-        .map(|share| {
-            let shelf = Arc::new(Shelf::new());
-            (share.part(), house.publisher_of(share, &shelf), shelf)
-        })
-        .collect();
+    let mut desks: Vec<_> =
+        Share::divided(Arc::clone(&house.index), Division::Shards(NonZeroU32::new(8).unwrap()), false)
+            .into_iter()
+            .map(|share| {
+                let shelf = Arc::new(Shelf::new());
+                (share.part(), house.publisher_of(share, &shelf), shelf)
+            })
+            .collect();
     for (part, publisher, shelf) in &mut desks {
         settle(publisher).await;
         let Part::Shard(n) = *part else { panic!() };
@@ -51,6 +52,61 @@ async fn crl_71_73_74_every_shard_is_published_empty_ones_too_under_the_url_that
         }
     }
     assert_eq!(changed, [Part::Shard(shard_of(&serial(77), NonZeroU32::new(8).unwrap()))]);
+}
+
+#[tokio::test]
+async fn crl_76_lists_by_kind_say_so_and_what_becomes_known_later_loses_nothing() {
+    let mut house = House::new().await;
+    house.config.deltas = false;
+    house.config.part_url = KIND_URL.to_owned();
+    let rows: Vec<_> = (0..3).map(|n| (serial(n), revoked(Reason::CertificateHold, at(0)))).collect();
+    let kinds = [(serial(0), 0), (serial(1), 1)];
+    let open = |house: &House, kinds: &[(Serial, u32)]| {
+        house.index.keep_shards();
+        assert!(house.index.assign(kinds).is_empty());
+        let shares = Share::divided(Arc::clone(&house.index), Division::Kinds, false);
+        let desk = |share: Share| {
+            let shelf = Arc::new(Shelf::new());
+            (house.publisher_of(share, &shelf), shelf)
+        };
+        shares.into_iter().map(desk).collect::<Vec<_>>()
+    };
+    let mut desks = open(&house, &kinds);
+    house.index.load(rows.clone());
+    house.reach_head();
+    for ((publisher, shelf), (kind, only)) in desks.iter_mut().zip([(Kind::User, serial(0)), (Kind::Ca, serial(1))]) {
+        settle(publisher).await;
+        let complete = shelf.complete().unwrap();
+        let url = format!("http://crl.example/crl/demo/{kind}.crl");
+        assert_eq!((read(&complete).distribution, read(&complete).only), (Some(&*url), Some(kind)));
+        assert_eq!(listed(&complete).into_keys().collect::<Vec<_>>(), [only, serial(2)], "nobody says what 2 is");
+        let text = openssl_crl(house.dir.path(), &complete);
+        let flag = if kind == Kind::User { "Only User Certificates" } else { "Only CA Certificates" };
+        let name = "X509v3 Issuing Distribution Point: critical";
+        assert!(text.contains(name) && text.contains(&url) && text.contains(flag), "{text}");
+    }
+    // It becomes known while nothing runs here, and is told of in both lists as long as it stands there.
+    drop(desks);
+    house.restart(&rows, &rows).await;
+    let mut desks = open(&house, &[kinds[0], kinds[1], (serial(2), 0)]);
+    for (publisher, shelf) in &mut desks {
+        settle(publisher).await;
+        assert_eq!((listed(&shelf.complete().unwrap()).len(), publisher.kept.len()), (2, 0));
+    }
+    house.advance(at(5));
+    house.index.apply(&[(serial(2), good(at(5)))]);
+    for (publisher, shelf) in &mut desks {
+        settle(publisher).await;
+        assert_eq!(listed(&shelf.complete().unwrap()).len(), 1);
+    }
+    house.advance(at(9));
+    house.index.apply(&[(serial(2), revoked(Reason::KeyCompromise, at(9)))]);
+    let mut counts = Vec::new();
+    for (publisher, shelf) in &mut desks {
+        settle(publisher).await;
+        counts.push(listed(&shelf.complete().unwrap()).len());
+    }
+    assert_eq!(counts, [2, 1], "a user's certificate, so in the list for those only");
 }
 
 #[tokio::test]
