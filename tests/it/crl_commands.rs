@@ -3,7 +3,7 @@
 use crate::harness::{Demo, Said, Server, contains, jarchy, openssl, run, text, wait_until};
 use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Fetches a list in DER.
 fn fetch(demo: &Demo, path: &str, name: &str) -> PathBuf {
@@ -220,27 +220,61 @@ fn crl_70_the_cas_software_learns_which_list_a_serial_belongs_to() {
     let plain = ["crl", "shard", "0A1B", "--config", text(&config)];
     contains(&jarchy(&plain).err, "has shards").unwrap();
     fs::write(&config, on.replace("# shards = 16", "shards = 3")).unwrap();
+    the_list_stands_where_certificates_say(work.path(), &dir, 3, "--shard");
+}
+
+#[test]
+fn crl_76_lists_by_kind_stand_where_certificates_say_also_at_a_path_of_ones_own() {
+    let (work, dir) = Demo::copied();
+    let config = dir.join("jarchy.toml");
+    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+    let by_kind = "shard_by = \"kind\"\nshard_url = \"{public_url}/lists/{issuer}/of-{n}.crl\"";
+    fs::write(&config, on.replace("# shards = 16", by_kind)).unwrap();
+    the_list_stands_where_certificates_say(work.path(), &dir, 2, "--kind");
+    let (list, ca) = (work.path().join("user.crl"), dir.join("ca.pem"));
+    let get = [
+        "crl",
+        "get",
+        "demo",
+        "--kind",
+        "user",
+        "--at",
+        "2099-01-01",
+        "--output",
+        text(&list),
+        "--config",
+        text(&config),
+    ];
+    jarchy(&get).ok("get");
+    let read = openssl(&["crl", "-inform", "DER", "-in", text(&list), "-noout", "-text", "-CAfile", text(&ca)]);
+    contains(&read.all(), "Only User Certificates").unwrap();
+    contains(&read.all(), "/lists/demo/of-user.crl").unwrap();
+}
+
+/// Of a certificate that gets revoked, in the folder of a demo whose CA has `count` lists; `option` asks for one.
+fn the_list_stands_where_certificates_say(work: &Path, dir: &Path, count: usize, option: &str) {
+    let config = dir.join("jarchy.toml");
     let good = dir.join("good.pem");
     let serial = openssl(&["x509", "-in", text(&good), "-noout", "-serial"]).ok("x509").out;
     let serial = serial.trim().trim_start_matches("serial=").to_owned();
     let shard = json(&jarchy(&["crl", "shard", &serial, "--json", "--config", text(&config)]).ok("shard"));
     let url = shard["url"].as_str().unwrap();
     let path = url.split_once("://").unwrap().1.split_once('/').unwrap().1.to_owned();
-    let number = shard["shard"].to_string();
+    let part = shard["shard"].as_str().map_or_else(|| shard["shard"].to_string(), str::to_owned);
 
-    let log = work.path().join("log");
+    let log = work.join("log");
     let server = Server::start(&["serve", "--config", text(&config), "--listen", "127.0.0.1:0"], &log);
     jarchy(&["revoke", text(&good), "--reason", "superseded", "--config", text(&config)]).ok("revoke");
     let now = ["crl", "now", "demo", "--admin", &admin(&server), "--json", "--config", text(&config)];
     let lists = json(&jarchy(&now).ok("now"));
-    assert_eq!(lists["lists"].as_array().unwrap().len(), 3, "{lists:#}");
+    assert_eq!(lists["lists"].as_array().unwrap().len(), count, "{lists:#}");
     // The list is where the certificate would say it is, and says the same itself.
     let list = json(&jarchy(&["crl", "show", &format!("{}/{path}", server.url), "--json", "--entries"]).ok("show"));
     assert_eq!(list["distribution_point"]["uris"][0], url, "{list:#}");
     assert!(list["entries"].as_array().unwrap().iter().any(|entry| entry["serial"] == serial.as_str()), "{list:#}");
     let ca = dir.join("ca.pem");
     jarchy(&["crl", "verify", &format!("{}/{path}", server.url), "--issuer", text(&ca)]).ok("verify");
-    let history = json(&jarchy(&["crl", "history", "demo", "--shard", &number, "--json", "--config", text(&config)]));
+    let history = json(&jarchy(&["crl", "history", "demo", option, &part, "--json", "--config", text(&config)]));
     assert_eq!(history[0]["number"].to_string(), list["number"].as_str().unwrap(), "{history:#}");
 }
 

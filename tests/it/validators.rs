@@ -6,7 +6,9 @@
 //! it knows deltas, by every complete list together with every later delta.
 
 use crate::harness::{Said, contains, openssl, run, text};
-use jarchy::crl::{Division, Parts, Published, Publisher, PublisherConfig, Share, Shelf, part_url, shard_of};
+use jarchy::crl::{
+    Division, Kind, Part, Parts, Published, Publisher, PublisherConfig, Share, Shelf, part_url, shard_of,
+};
 use jarchy::health::Health;
 use jarchy::index::{Index, Record};
 use jarchy::metrics::Metrics;
@@ -28,6 +30,8 @@ use tempfile::TempDir;
 /// Distance of the regular slots.
 const SLOT: Duration = Duration::from_secs(60);
 const SHARD_URL: &str = "http://crl.example/{issuer}/{n}.crl";
+/// One address for certificates of either kind.
+const ONE_URL: &str = "http://crl.example/life.crl";
 
 /// What a list says of a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,8 +110,9 @@ struct House {
 }
 
 impl House {
-    /// With `shards`, the certificates name the list of their shard.
-    fn new(shards: Option<NonZeroU32>) -> Self {
+    /// With a division, the certificates name the list of their part; by kind `ending` is a CA's, and both
+    /// name the same list, so that nothing but its flag tells whom it is for.
+    fn new(division: Option<Division>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now = SystemClock.now();
         // All stages lie in the past, so that validators without a clock of their own choice can judge too.
@@ -140,9 +145,20 @@ impl House {
             params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
             params.use_authority_key_identifier_extension = true;
             let serial = Serial::from_content(&content).unwrap();
-            if let Some(shards) = shards {
-                let url = part_url(SHARD_URL, "", &"life".parse().unwrap(), &shard_of(&serial, shards));
-                params.crl_distribution_points = vec![rcgen::CrlDistributionPoint { uris: vec![url] }];
+            let url = match division {
+                None => None,
+                Some(Division::Shards(shards)) => {
+                    Some(part_url(SHARD_URL, "", &"life".parse().unwrap(), &shard_of(&serial, shards)))
+                }
+                Some(Division::Kinds) => Some(ONE_URL.to_owned()),
+            };
+            let names = url.into_iter().map(|url| rcgen::CrlDistributionPoint { uris: vec![url] });
+            params.crl_distribution_points = names.collect();
+            if division == Some(Division::Kinds) && name == "ending" {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+                params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+                params.extended_key_usages.clear();
+                params.subject_alt_names.clear();
             }
             let certificate = params.signed_by(&key, &issuer).unwrap();
             fs::write(dir.path().join(format!("{name}.pem")), certificate.pem()).unwrap();
@@ -177,10 +193,10 @@ impl House {
 
     async fn publisher(&self) -> Publisher {
         let state = State::open(&self.dir.path().join("state.db")).await.unwrap();
-        self.publisher_of(Share::whole(Arc::clone(&self.index)), &self.shelf, state)
+        self.publisher_of(Share::whole(Arc::clone(&self.index)), SHARD_URL, &self.shelf, state)
     }
 
-    fn publisher_of(&self, share: Share, shelf: &Arc<Shelf>, state: State) -> Publisher {
+    fn publisher_of(&self, share: Share, url: &str, shelf: &Arc<Shelf>, state: State) -> Publisher {
         let key = self.dir.path().join("ca.key");
         let parts = Parts {
             issuer: Issuer { name: "life".parse().unwrap(), certificate: self.ca.clone() },
@@ -197,7 +213,7 @@ impl House {
             interval: SLOT,
             debounce: Duration::ZERO,
             public_url: Some("http://crl.example".to_owned()),
-            part_url: SHARD_URL.to_owned(),
+            part_url: url.to_owned(),
             ..PublisherConfig::default()
         };
         Publisher::new(config, parts).unwrap()
@@ -483,11 +499,14 @@ fn rustls_webpki_agrees_in_every_stage_and_refuses_deltas_as_it_says_it_does() {
     }
 }
 
-/// Two shards of lists: `lasting` is good, `ending` is revoked, each in a shard of its own.
-async fn divided() -> (House, [PathBuf; 2]) {
-    let shards = NonZeroU32::new(16).unwrap();
-    let house = House::new(Some(shards));
+/// The lists of two parts: `lasting` is good, `ending` is revoked, each in a part of its own.
+async fn divided(division: Division, url: &str) -> (House, [PathBuf; 2]) {
+    let house = House::new(Some(division));
     let ((lasting, until), (ending, end)) = (house.lasting, house.ending);
+    house.index.keep_shards();
+    if division == Division::Kinds {
+        assert!(house.index.assign(&[(lasting, 0), (ending, 1)]).is_empty());
+    }
     house
         .index
         .load(vec![(lasting, house.record(until, None)), (ending, house.record(end, Some(Reason::KeyCompromise)))]);
@@ -496,36 +515,49 @@ async fn divided() -> (House, [PathBuf; 2]) {
     let state = State::open(&house.dir.path().join("state.db")).await.unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let (mut shelves, mut publishers) = (Vec::new(), tokio::task::JoinSet::new());
-    for share in Share::divided(Arc::clone(&house.index), Division::Shards(shards), false) {
-        let shelf = Arc::new(Shelf::new());
-        publishers.spawn(house.publisher_of(share, &shelf, state.clone()).run(stopped.clone()));
-        shelves.push(shelf);
+    for share in Share::divided(Arc::clone(&house.index), division, false) {
+        let (shelf, part) = (Arc::new(Shelf::new()), share.part());
+        publishers.spawn(house.publisher_of(share, url, &shelf, state.clone()).run(stopped.clone()));
+        shelves.push((part, shelf));
     }
+    let part_of = |serial: Serial| match division {
+        Division::Shards(shards) => Part::Shard(shard_of(&serial, shards)),
+        Division::Kinds => Part::Kind(if serial == ending { Kind::Ca } else { Kind::User }),
+    };
+    assert_ne!(part_of(lasting), part_of(ending), "the two serials were chosen so");
     let mut lists = Vec::new();
     for serial in [lasting, ending] {
-        let shard = shard_of(&serial, shards);
+        let (_, shelf) = shelves.iter().find(|(part, _)| *part == part_of(serial)).unwrap();
         let list = loop {
-            if let Some(list) = shelves[usize::try_from(shard).unwrap()].complete() {
+            if let Some(list) = shelf.complete() {
                 break list;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        let path = house.dir.path().join(format!("shard-{}.crl", lists.len()));
+        let path = house.dir.path().join(format!("part-{}.crl", lists.len()));
         fs::write(&path, &list.bytes).unwrap();
         openssl(&["crl", "-inform", "DER", "-in", text(&path), "-out", text(&path.with_extension("pem"))]).ok("crl");
         lists.push(path);
     }
     stop.send_replace(true);
     publishers.join_all().await;
-    assert_ne!(shard_of(&lasting, shards), shard_of(&ending, shards), "the two serials were chosen so");
     let [one, two] = lists.try_into().unwrap();
     (house, [one, two])
 }
 
 #[test]
 fn crl_72_a_shards_list_decides_for_its_own_certificates_and_for_no_others() {
+    judged_by_its_own_list_alone(Division::Shards(NonZeroU32::new(16).unwrap()), SHARD_URL);
+}
+
+#[test]
+fn crl_76_the_list_for_users_decides_for_users_and_that_for_cas_for_cas() {
+    judged_by_its_own_list_alone(Division::Kinds, ONE_URL);
+}
+
+fn judged_by_its_own_list_alone(division: Division, url: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (house, [of_lasting, of_ending]) = runtime.block_on(divided());
+    let (house, [of_lasting, of_ending]) = runtime.block_on(divided(division, url));
     let (dir, at) = (house.dir.path(), house.start + Duration::from_secs(1));
     let file = |name: &str| text(&dir.join(name)).to_owned();
     let (ca, time) = (file("ca.pem"), at.unix().to_string());
@@ -535,18 +567,22 @@ fn crl_72_a_shards_list_decides_for_its_own_certificates_and_for_no_others() {
         let fixed = ["verify", "-x509_strict", "-crl_check", "-attime", &time, "-CAfile", &ca];
         openssl(&[&fixed[..], &["-CRLfile", text(&list), &certificate]].concat())
     };
-    by_openssl("lasting", &of_lasting).ok("lasting by its shard");
+    by_openssl("lasting", &of_lasting).ok("lasting by its own list");
     contains(&by_openssl("ending", &of_ending).all(), "certificate revoked").unwrap();
     for (name, list) in [("lasting", &of_ending), ("ending", &of_lasting)] {
         let said = by_openssl(name, list);
         assert!(!said.status.success() && !said.all().contains("certificate revoked"), "{name}: {said:#?}");
+        contains(&said.all(), "different CRL scope").unwrap();
     }
 
     let judge = |name: &str, list: &Path| by_webpki(dir, name, list, at);
     assert_eq!(judge("lasting", &of_lasting), Ok(()));
-    assert_eq!(judge("ending", &of_ending), Err(webpki::Error::CertRevoked));
     assert_eq!(judge("lasting", &of_ending), Err(webpki::Error::UnknownRevocationStatus));
-    assert_eq!(judge("ending", &of_lasting), Err(webpki::Error::UnknownRevocationStatus));
+    if division != Division::Kinds {
+        // It judges a CA's certificate only in the middle of a path.
+        assert_eq!(judge("ending", &of_ending), Err(webpki::Error::CertRevoked));
+        assert_eq!(judge("ending", &of_lasting), Err(webpki::Error::UnknownRevocationStatus));
+    }
 
     if is_there("java", &["--list-modules"], false) && is_there("javac", &["-version"], false) {
         let case = |case: &str, name: &str, list: &Path| {
@@ -560,6 +596,16 @@ fn crl_72_a_shards_list_decides_for_its_own_certificates_and_for_no_others() {
         let words: Vec<&str> = said.iter().map(|(_, word)| word.as_str()).collect();
         assert_eq!(words[..2], ["good", "revoked KEY_COMPROMISE"], "{said:#?}");
         assert!(words[2..].iter().all(|word| word.starts_with("refused: UNDETERMINED_REVOCATION_STATUS")), "{said:#?}");
+    }
+
+    // GnuTLS looks at no issuingDistributionPoint: it must at least find what is revoked.
+    if is_there("certtool", &["--version"], true) {
+        for (name, list, expected) in [("lasting", &of_lasting, true), ("ending", &of_ending, false)] {
+            let (list, certificate) = (list.with_extension("pem"), file(&format!("{name}.pem")));
+            let verify =
+                ["--verify", "--load-ca-certificate", &ca, "--load-crl", text(&list), "--infile", &certificate];
+            assert_eq!(run("certtool", &verify).status.success(), expected, "{name}");
+        }
     }
 }
 
