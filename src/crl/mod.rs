@@ -17,25 +17,28 @@ pub mod encode;
 pub mod plan;
 pub mod publish;
 pub mod read;
+mod resume;
 mod revision;
+mod settings;
 mod share;
 mod shelf;
 
 pub use demand::Demand;
 pub use revision::{BuildError, Fault};
+pub use settings::{History, KIND_URL, KeepExpired, PublisherConfig, SHARD_URL};
 pub use share::{Division, Kind, Part, Share, part_url, shard_of};
 pub use shelf::{Published, Shelf};
 
 use crate::health::{Component, Health};
-use crate::index::{Change, Record, View};
+use crate::index::Change;
 use crate::metrics::{self, Metrics, Purpose};
-use crate::pki::{Certificate, ClockDoubt, ClockGuard, Issuer, Revocation, Serial, Status, Time, hash::sha256};
+use crate::pki::{Certificate, ClockDoubt, ClockGuard, Issuer, Serial, Status, Time, hash::sha256};
 use crate::sign::Signer;
-use crate::state::{Form, ListRow, Revision, Scope, Slot, State, StateError};
+use crate::state::{Revision, Scope, Slot, State, StateError};
 use bytes::Bytes;
-use encode::{Entries, Pool};
+use encode::Pool;
 use plan::{Pace, Situation, Step, Waiting};
-use read::{List, ReadError, Word};
+use read::ReadError;
 use revision::{Draft, Ledger, Made, Occasion, Terms};
 use share::fold;
 use shelf::Stock;
@@ -48,6 +51,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::watch;
 
+/// Certificates of a shard above which its list could exceed 10 MB (CRL-78).
+const MOST_OF_A_PART: u64 = 100_000;
 /// How soon it is asked again whether the index is complete.
 const TICK: Duration = Duration::from_millis(25);
 /// Pause after a failure: the first, and the longest that it grows to.
@@ -55,30 +60,6 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked whether an operator has settled what stands in the way.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What becomes of the entries of certificates that have ended.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum KeepExpired {
-    /// They go once a regular list carried them (promise 7).
-    #[default]
-    No,
-    /// They stay for this long, and the list says since when (expiredCertsOnCRL).
-    For(Duration),
-    /// They stay, and the list says since when.
-    Forever,
-}
-
-/// Which lists of the past can be had as a whole; numbers and hashes of all are kept in any case.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum History {
-    /// The complete ones that deltas build on, which by default are those that are valid still.
-    #[default]
-    Valid,
-    /// All, for this long.
-    For(Duration),
-    /// All.
-    All,
-}
 
 /// A place where lists are published and can be looked at.
 pub trait Outlet: fmt::Debug + Send + Sync {
@@ -90,76 +71,6 @@ pub trait Outlet: fmt::Debug + Send + Sync {
     /// # Errors
     /// If it cannot be looked at now.
     fn highest(&self, scope: &Scope) -> io::Result<Option<u64>>;
-}
-
-/// How an issuer's lists are made. All but the last three in whole seconds.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PublisherConfig {
-    /// Distance of the regular slots, at each of which a complete list is due. Default 6 h.
-    pub interval: Duration,
-    /// nextUpdate − thisUpdate of a complete list; longer than `interval`. Default 48 h.
-    pub lifetime: Duration,
-    /// nextUpdate − thisUpdate of a delta; longer than `interval`. Default 12 h.
-    pub delta_lifetime: Duration,
-    /// How old a complete list may be for the delta to build on it. Default: `lifetime`.
-    pub delta_window: Duration,
-    /// No list is made once the index has been out of touch with the database for longer, except to tell
-    /// a revocation. Default 60 s.
-    pub max_staleness: Duration,
-    /// Quiet after a change before it is published. Default 200 ms.
-    pub debounce: Duration,
-    /// The longest that a change waits for quiet; above 100,000 entries four times the cost of a build, if
-    /// that is longer. Default 800 ms.
-    pub max_delay: Duration,
-    /// Bytes that the older complete lists of the window may add to the state store. Default 1 GiB.
-    pub history_bytes: u64,
-    /// What becomes of lists that deltas no longer build on.
-    pub history: History,
-    /// Where the public listener is found from outside, as `http://crl.example`; complete lists then point
-    /// at `<public_url>/crl/<issuer>-delta.crl` (freshestCRL). Default: none.
-    pub public_url: Option<String>,
-    /// Whether there are deltas. Default: there are. A part does without (CRL-68).
-    pub deltas: bool,
-    /// The template of the parts' URLs, see [`part_url`].
-    pub part_url: String,
-    /// What becomes of the entries of certificates that have ended.
-    pub keep_expired: KeepExpired,
-    /// Whether lists say when the next regular one comes (CRL-31). Default: they do not.
-    pub next_publish: bool,
-    /// Where lists say that the CA's certificate is found (CRL-29). Default: they do not.
-    pub ca_issuers: Option<String>,
-    /// Whether nothing is issued any more: once all certificates have ended or are revoked, a last list
-    /// without an end is published, and none after it (ETSI-07). Default: no.
-    pub last: bool,
-}
-
-/// Where shards are found if nothing else is said.
-pub const SHARD_URL: &str = "{public_url}/crl/{issuer}/shard-{n}.crl";
-/// Where the lists of users' and of CAs' certificates are found if nothing else is said.
-pub const KIND_URL: &str = "{public_url}/crl/{issuer}/{n}.crl";
-
-impl Default for PublisherConfig {
-    fn default() -> Self {
-        const HOUR: Duration = Duration::from_secs(3_600);
-        Self {
-            interval: 6 * HOUR,
-            lifetime: 48 * HOUR,
-            delta_lifetime: 12 * HOUR,
-            delta_window: 48 * HOUR,
-            max_staleness: Duration::from_secs(60),
-            debounce: Duration::from_millis(200),
-            max_delay: Duration::from_millis(800),
-            history_bytes: 1 << 30,
-            history: History::Valid,
-            public_url: None,
-            deltas: true,
-            part_url: SHARD_URL.to_owned(),
-            keep_expired: KeepExpired::No,
-            next_publish: false,
-            ca_issuers: None,
-            last: false,
-        }
-    }
 }
 
 /// Why lists cannot be published.
@@ -258,6 +169,8 @@ pub struct Publisher {
     last_due: bool,
     /// What went wrong last, if nothing went right since.
     failure: Option<String>,
+    /// Whether it has been said that too many certificates share this list.
+    warned: bool,
     /// Set when a build that may still run is no longer wanted.
     abandoned: Arc<AtomicBool>,
 }
@@ -320,6 +233,7 @@ impl Publisher {
             resumed: false,
             last_due: false,
             failure: None,
+            warned: false,
             abandoned: Arc::default(),
         })
     }
@@ -351,6 +265,7 @@ impl Publisher {
                     }
                     back_off = BACK_OFF;
                     self.report();
+                    self.watch_size();
                     if let Some(wait) = wait {
                         tokio::select! {
                             () = self.share.changed() => {}
@@ -526,60 +441,6 @@ impl Publisher {
         fold(Arc::make_mut(&mut self.pending), taken);
     }
 
-    /// Reads what was committed before, and serves it as long as it lasts.
-    async fn reopen(&mut self) -> Result<(), PublishError> {
-        self.state.claim().await?;
-        let ca = &self.terms.issuer.certificate;
-        self.state.begin_scope(&self.scope, &ca_mark(ca)).await?;
-        let rows = self.state.lists(&self.scope).await?;
-        let last = self.state.last(&self.scope, Slot::Any).await?;
-        let regular = self.state.last(&self.scope, Slot::Regular).await?;
-        let pruned = self.state.pruned(&self.scope).await?;
-        let last_regular = regular.map(|list| list.this_update);
-        let mut ledger = Ledger { last, last_regular, pruned, ..Ledger::default() };
-        let Opened { window, entries, complete, delta, lost } = self.open_lists(rows).await?;
-        self.state.lose(&self.scope, &lost).await?;
-        if window.is_empty() {
-            // Without the last list nobody can say what changed since an older one: a fresh start, with
-            // numbers that go on.
-            self.ledger = Arc::new(ledger);
-            return Ok(());
-        }
-        ledger.window = window;
-        ledger.entries = entries;
-        ledger.complete = complete;
-        ledger.delta_next_update = delta.as_ref().map(|(row, _)| row.next_update);
-        let journal = self.state.journal(&self.scope).await?;
-        ledger.journal = journal.into_iter().map(|row| (row.serial, (row.number, row.released_at))).collect();
-        let delta_bytes = delta.as_ref().map(|(_, bytes)| bytes.clone());
-        ledger.delta = delta.map(|(row, _)| row);
-        self.ledger = Arc::new(ledger);
-        if self.ledger.last.as_ref().is_some_and(|last| last.next_update > self.clock.now()) {
-            self.show(delta_bytes);
-        }
-        Ok(())
-    }
-
-    /// Finds out what the last list does not tell yet: changes while nothing ran here.
-    async fn reconcile(&mut self) -> Result<(), PublishError> {
-        let released = self.state.released(&self.terms.issuer.name).await?;
-        let mut taken = std::mem::take(Arc::make_mut(&mut self.pending));
-        // Before the view: a change that is noted may not be visible yet, one that is visible is noted.
-        fold(&mut taken, self.share.take_changes());
-        let view = Arc::clone(&self.share.index().view());
-        let (ledger, ours) = (Arc::clone(&self.ledger), self.share.filter());
-        let cutoff = self.terms.cutoff(ledger.last_regular);
-        let found = blocking(move || Ok(compare(&ledger, cutoff, &view, ours, taken, &released)?)).await?;
-        Arc::make_mut(&mut self.ledger).entries = found.entries;
-        self.pending = Arc::new(found.pending);
-        self.kept = found.kept;
-        self.alarm();
-        self.last_due = !self.has_ended() && self.is_last(self.clock.now()).await?;
-        self.first = Instant::now();
-        self.latest = self.first;
-        Ok(())
-    }
-
     /// Makes, commits and serves one revision, in the order of promise 5.
     async fn revise(&mut self, moment: Time, occasion: Occasion) -> Result<(), PublishError> {
         let turn = self.share.turn().await;
@@ -595,6 +456,9 @@ impl Publisher {
         drop(turn);
         tracing::debug!(scope = %self.scope, number, took = ?self.cost, writing = ?written.elapsed(), "a CRL was made");
         self.complete_metrics.built(self.cost);
+        if made.delta.is_some() {
+            self.delta_metrics.built(made.delta_took);
+        }
         self.serve(draft, made, &revision);
         Ok(())
     }
@@ -672,6 +536,19 @@ impl Publisher {
         }
     }
 
+    /// Says once if a part has more certificates than a list of 10 MB can name, should all be revoked.
+    fn watch_size(&mut self) {
+        let crowd = self.share.crowd().filter(|crowd| *crowd > MOST_OF_A_PART);
+        if let Some(certificates) = crowd.filter(|_| !std::mem::replace(&mut self.warned, crowd.is_some())) {
+            tracing::warn!(
+                scope = %self.scope,
+                certificates,
+                "a shard has more than {MOST_OF_A_PART} certificates: if all of them were revoked its CRL would exceed \
+                 10 MB, which some clients refuse; give the certificates to come an issuer with more shards"
+            );
+        }
+    }
+
     /// Says how things stand. CRL-94: red while there is still half of the list's validity to mend it.
     fn report(&self) {
         let now = self.clock.now();
@@ -719,167 +596,6 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
 ) -> Result<T, PublishError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Panicked)?
-}
-
-/// What the store still has of a scope's lists.
-#[derive(Default)]
-struct Opened {
-    /// The complete lists; empty if the last of them cannot be read.
-    window: Vec<ListRow>,
-    /// The last of them, and its entries.
-    entries: Entries,
-    complete: Option<Bytes>,
-    /// The delta of the same number.
-    delta: Option<(ListRow, Bytes)>,
-    /// The numbers of those that are not there any more.
-    lost: Vec<u64>,
-}
-
-impl Publisher {
-    /// Reads the last complete list and its delta. If the last is not whole, none counts.
-    async fn open_lists(&self, rows: Vec<ListRow>) -> Result<Opened, PublishError> {
-        let mut opened = Opened::default();
-        let mut deltas = Vec::new();
-        for row in rows {
-            match Form::from(&row) {
-                Form::Delta => deltas.push(row),
-                Form::Complete => opened.window.push(row),
-            }
-        }
-        let Some(last) = opened.window.last().cloned() else { return Ok(opened) };
-        let Some((bytes, entries)) = self.open_complete(&last).await? else {
-            opened.lost = opened.window.drain(..).map(|row| row.number).collect();
-            return Ok(opened);
-        };
-        (opened.complete, opened.entries) = (Some(bytes), entries);
-        if let Some(delta) = deltas.pop().filter(|delta| delta.number == last.number) {
-            match self.state.list_bytes(&self.scope, &delta).await {
-                Ok(Some(bytes)) if List::read(&bytes).is_ok() => opened.delta = Some((delta, bytes.into())),
-                Ok(_) => self.unreadable(&delta, &"it is not a delta any more"),
-                Err(error) => self.unreadable(&delta, &error),
-            }
-        }
-        Ok(opened)
-    }
-
-    /// A complete list as it was published, and its entries in the chunks in which they are stored.
-    async fn open_complete(&self, row: &ListRow) -> Result<Option<(Bytes, Entries)>, PublishError> {
-        let parts = match self.state.parts(&self.scope, row).await {
-            Ok(Some(parts)) => parts,
-            Ok(None) => {
-                self.unreadable(row, &"it is gone from the store");
-                return Ok(None);
-            }
-            Err(error) => {
-                self.unreadable(row, &error);
-                return Ok(None);
-            }
-        };
-        let wanted = row.sha256;
-        let opened = blocking(move || {
-            let bytes = parts.join();
-            let whole = sha256(&bytes) == wanted && List::read(&bytes).is_ok();
-            Ok(Entries::from_stored(parts.chunks).filter(|_| whole).map(|entries| (Bytes::from(bytes), entries)))
-        })
-        .await?;
-        if opened.is_none() {
-            self.unreadable(row, &"it is not what was published");
-        }
-        Ok(opened)
-    }
-
-    fn unreadable(&self, row: &ListRow, error: &dyn fmt::Display) {
-        tracing::error!(scope = %self.scope, number = row.number, %error, "a published CRL cannot be read");
-    }
-}
-
-/// What the last list says against what the index knows.
-struct Found {
-    /// The entries of the last list; if there is none, those of the first list to be.
-    entries: Entries,
-    pending: BTreeMap<Serial, Change>,
-    kept: BTreeSet<Serial>,
-}
-
-fn compare(
-    ledger: &Ledger,
-    cutoff: Option<Time>,
-    view: &View,
-    ours: impl Fn(&Serial) -> bool,
-    taken: BTreeMap<Serial, Change>,
-    released: &BTreeSet<Serial>,
-) -> Result<Found, ReadError> {
-    let prune_key = |record: &Record| record.not_after.max(record.since);
-    let is_over = |prune_key: Time| cutoff.is_some_and(|cutoff| prune_key < cutoff);
-    // Without the rest of the records: a start with a million of them should not need their memory twice.
-    let mut revoked: Vec<(Serial, Revocation, Time)> = Vec::new();
-    view.for_each_revoked(|serial, record| {
-        if let Status::Revoked(revocation) = record.status
-            && ours(&serial)
-        {
-            revoked.push((serial, revocation, prune_key(&record)));
-        }
-    });
-    revoked.sort_unstable_by_key(|(serial, ..)| *serial);
-    let Some(last) = &ledger.complete else {
-        let listed = revoked.iter().filter(|(_, _, prune_key)| !is_over(*prune_key));
-        let entries = Entries::from_sorted(listed.map(|(serial, said, prune_key)| (serial, said, *prune_key)));
-        let news = |(serial, change): &(Serial, Change)| ours(serial) && view.get(serial) != Some(change.record);
-        let pending = taken.into_iter().filter(news);
-        return Ok(Found { entries, pending: pending.collect(), kept: BTreeSet::new() });
-    };
-
-    let mut keys: Vec<Time> = Vec::new();
-    let (mut pending, mut kept) = (BTreeMap::new(), BTreeSet::new());
-    let tell = |serial: Serial, pending: &mut BTreeMap<Serial, Change>| {
-        pending.extend(view.get(&serial).map(|record| (serial, Change { record, released: false })));
-    };
-    let mut revoked = revoked.into_iter().peekable();
-    for entry in List::read(last)?.entries() {
-        let entry = entry?;
-        let (serial, Word::Revoked(said)) = (entry.serial, entry.word) else { continue };
-        while let Some((serial, _, prune_key)) = revoked.next_if(|(known, ..)| *known < serial) {
-            if !is_over(prune_key) {
-                tell(serial, &mut pending);
-            }
-        }
-        if let Some((_, revocation, prune_key)) = revoked.next_if(|(known, ..)| *known == serial) {
-            keys.push(prune_key);
-            if revocation != said {
-                tell(serial, &mut pending);
-            }
-            continue;
-        }
-        let record = view.get(&serial);
-        keys.push(record.as_ref().map_or(Time::MAX, prune_key));
-        if let Some(revocation) = record.as_ref().and_then(|record| record.status.revocation()) {
-            // It was not known when it was listed that it belongs elsewhere.
-            if *revocation != said {
-                tell(serial, &mut pending);
-            }
-        } else if released.contains(&serial) || taken.get(&serial).is_some_and(|change| change.released) {
-            let unknown = Record {
-                not_before: Time::default(),
-                not_after: Time::MAX,
-                status: Status::Good,
-                since: Time::default(),
-                sha256: None,
-            };
-            pending.insert(serial, Change { record: record.unwrap_or(unknown), released: true });
-        } else {
-            kept.insert(serial);
-        }
-    }
-    for (serial, ..) in revoked.filter(|(_, _, prune_key)| !is_over(*prune_key)) {
-        tell(serial, &mut pending);
-    }
-    // What came in between is newer than the view, or a release that no list shows.
-    let is_listed = |serial: &Serial| ledger.entries.get(serial).is_some();
-    let news = taken.into_iter().filter(|(serial, change)| {
-        (ours(serial) || is_listed(serial)) && (change.released || view.get(serial) != Some(change.record))
-    });
-    fold(&mut pending, news.collect());
-    Ok(Found { entries: ledger.entries.keyed(&keys), pending, kept })
 }
 
 #[cfg(test)]

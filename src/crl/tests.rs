@@ -3,9 +3,10 @@
 
 use super::*;
 use crate::health;
-use crate::index::Index;
-use crate::pki::{Certificate, Clock, ManualClock, Reason, SystemClock};
+use crate::index::{Index, Record};
+use crate::pki::{Clock, ManualClock, Reason, Revocation, SystemClock};
 use crate::state::Seen;
+use read::{List, Word};
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
