@@ -20,7 +20,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Why there is no new revision.
@@ -349,6 +349,7 @@ impl Draft {
             };
             self.entries.apply(&missing.into_iter().map(keep).collect::<Vec<_>>());
         };
+        let (begun, mut delta_took) = (Instant::now(), Duration::ZERO);
         let delta = match self.base {
             None => None,
             Some(base) => {
@@ -358,11 +359,12 @@ impl Draft {
                 let (entries, len) = self.delta_entries(&told);
                 let (bytes, place) = signed(&head, std::iter::once(entries.as_slice()), signer, &Pool::default())?;
                 self.check_delta(terms, &head, &bytes, &told)?;
+                delta_took = begun.elapsed();
                 Some(Product { sha256: sha256(&bytes), bytes, place, entries: count(len) })
             }
         };
         go_on()?;
-        Ok(Made { number, complete, delta, entries: self.entries.clone(), restored })
+        Ok(Made { number, complete, delta, delta_took, entries: self.entries.clone(), restored })
     }
 
     fn delta_entries(&self, told: &[(Serial, Option<Time>)]) -> (Vec<u8>, usize) {
@@ -597,6 +599,7 @@ pub(super) struct Made {
     pub(super) number: u64,
     pub(super) complete: Product,
     pub(super) delta: Option<Product>,
+    pub(super) delta_took: Duration,
     entries: Entries,
     /// Entries that would have gone missing, and were put back.
     pub(super) restored: BTreeSet<Serial>,

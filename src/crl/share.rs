@@ -219,6 +219,17 @@ impl Share {
         }
     }
 
+    /// About how many certificates a shard has; `None` for what is no shard. A hash divides evenly, and a CA
+    /// that divides by itself hardly does otherwise.
+    pub(super) fn crowd(&self) -> Option<u64> {
+        match self.common.division {
+            Some(Division::Shards(shards)) if self.part != Part::Whole => {
+                Some(self.common.index.issued() / u64::from(shards.get()))
+            }
+            _ => None,
+        }
+    }
+
     /// Waits for a turn to build; held until the guard is dropped.
     pub(super) async fn turn(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
         self.common.bench.acquire().await.ok()

@@ -165,8 +165,14 @@ impl Time {
     /// Reads the content of a UTCTime; 50 and above are 19xx (RFC 5280 4.1.2.5.1).
     #[must_use]
     pub fn from_utc_time(content: &[u8]) -> Option<Self> {
-        let century: &[u8] = if content.first()? >= &b'5' { b"19" } else { b"20" };
-        Self::from_generalized(&[century, content].concat())
+        let mut whole = [0; 15];
+        let (century, rest) = whole.split_at_mut(2);
+        century.copy_from_slice(if content.first()? >= &b'5' { b"19" } else { b"20" });
+        if content.len() != rest.len() {
+            return None;
+        }
+        rest.copy_from_slice(content);
+        Self::from_generalized(&whole)
     }
 
     /// Reads the next element as the `Time` of RFC 5280.
