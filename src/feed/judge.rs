@@ -63,7 +63,8 @@ pub(super) fn judge(
                     );
                 }
             }
-            as_of
+            // Promise 2: later than any answer about the earlier status can be dated.
+            as_of.max(known.since + Duration::from_secs(1))
         }
         None if loading && status == Status::Good && row.changed_at + RECENT < as_of => Time::default(),
         None => as_of,

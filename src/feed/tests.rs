@@ -645,6 +645,20 @@ fn known(status: Status, since: Time) -> Record {
 }
 
 #[test]
+fn promise_2_a_second_change_within_one_second_is_dated_after_the_first() {
+    let judged = |status, known: &Record| {
+        judge(&row(status, NOW, Some(NOW)), &fed(&Arc::default()), Some(known), NOW, false).unwrap()
+    };
+    let hold = judged(revoked(NOW, Reason::CertificateHold), &known(Status::Good, ago(99)));
+    assert_eq!(hold.since, NOW);
+    let released = judged(Status::Good, &hold);
+    assert_eq!(released.since, NOW + Duration::from_secs(1));
+    let again = judged(revoked(NOW, Reason::KeyCompromise), &released);
+    assert_eq!(again.since, NOW + Duration::from_secs(2));
+    assert_eq!(judged(again.status, &again).since, again.since, "a replay changes nothing");
+}
+
+#[test]
 fn promise_2_after_a_restart_an_answer_is_not_dated_before_the_last_change_of_its_certificate() {
     // Issued, or released from hold, two hours ago; with the `tls-br` profile answers are aligned to
     // points up to a day back.

@@ -594,12 +594,8 @@ fn index(issuers: &BTreeMap<IssuerName, Files>) -> String {
             _ = write!(text, "  CRL             /crl/{name}.crl\n  delta CRL       /crl/{name}-delta.crl\n");
             _ = writeln!(text, "  the same, PEM   /crl/{name}.crl.pem, /crl/{name}-delta.crl.pem");
         }
-        match (files.parts.first_key_value(), files.parts.last_key_value()) {
-            (Some((first, _)), Some((last, _))) => {
-                let count = files.parts.len();
-                _ = writeln!(text, "  {count} part CRLs     /crl/{name}/{first}.crl and so on to {last}");
-            }
-            _ => {}
+        for part in files.parts.keys() {
+            _ = writeln!(text, "  CRL of a part   /crl/{name}/{part}.crl");
         }
         _ = writeln!(text, "  CA certificate  /ca/{name}.cer");
     }

@@ -9,7 +9,7 @@ use crate::health::Health;
 use crate::index::{Index, Record};
 use crate::metrics::{Cut, Document, Metrics, Purpose};
 use crate::ocsp::request::{Limits as RequestLimits, encode, encode_cert_id};
-use crate::ocsp::response::{CertStatus, Parsed, parse};
+use crate::ocsp::response::{CertStatus, Failure, Parsed, parse};
 use crate::ocsp::{Authority, Credential, Policy, Responder};
 use crate::pki::hash::sha256;
 use crate::pki::{Certificate, HashAlgorithm, Issuer, ManualClock, Reason, Revocation, Serial, Status, Time};
@@ -679,6 +679,23 @@ fn lists_are_served_as_pem_too_under_a_tag_of_their_own() {
     for path in ["/crl/other.crl.pem", "/crl/bare.crl.pem", "/crl/demo/1.crl.pem", "/crl/demo.pem"] {
         assert_eq!(client.ask(get(path)).status, 404, "{path}");
     }
+}
+
+#[test]
+fn http_20_who_waits_for_an_answer_that_does_not_come_is_told_to_try_later() {
+    let running = start(Limits { answer_time: Duration::from_millis(100), ..Limits::default() });
+    // The clock of this test never comes to the second in which this may be answered.
+    let (not_before, not_after, since) = (Time::default(), Time::MAX, Time::from_unix(NOW + 60));
+    let record = Record { not_before, not_after, status: Status::Good, since, sha256: None };
+    let revocation = Revocation { at: since, reason: Reason::Superseded, invalidity_date: None };
+    let revoked = Record { status: Status::Revoked(revocation), ..record };
+    running.index.apply(&[(Serial::from_content(&[1]).unwrap(), revoked)]);
+    let mut client = Client::connect(running.address);
+    let answer = client.ask(post("/ocsp", &request()));
+    assert_eq!((answer.status, &answer.body[..]), (200, Failure::TryLater.der()));
+    // The connection goes on, and so does everything else.
+    assert_eq!(client.ask(get("/ca/demo.cer")).status, 200);
+    assert!(running.metrics.encode().contains("try_later"), "it is counted");
 }
 
 #[test]

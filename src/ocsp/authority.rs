@@ -266,6 +266,8 @@ pub(super) enum Silence {
     NotIssued,
     /// It expired longer ago than is kept.
     Purged,
+    /// Its status changed twice within this second: what it is now is dated in the next one (promise 2).
+    Early,
 }
 
 impl Authority {
@@ -391,6 +393,9 @@ impl Authority {
         }
         if self.policy.retention.is_some_and(|retention| record.not_after + retention < now) {
             return Err(Silence::Purged);
+        }
+        if record.since > now {
+            return Err(Silence::Early);
         }
         let known_until = as_of.unwrap_or(record.since);
         if !revoked && self.policy.not_yet_valid == NotYetValid::Unknown && now < record.not_before {

@@ -38,6 +38,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How soon it is asked again whether the second has come in which an answer may be dated.
+const EARLY: Duration = Duration::from_millis(10);
+
 /// What goes back to the client.
 #[derive(Clone, Debug)]
 pub struct Reply {
@@ -199,7 +202,7 @@ impl Responder {
         let cert_id = request.cert_ids().next().ok_or(Failure::MalformedRequest)?;
         // A serial of 21 octets is well-formed and nobody's.
         let serial = Serial::from_content(cert_id.serial).ok();
-        let plan = match authority.plan(serial.as_ref(), key, now) {
+        let (plan, now) = match self.plan(authority, serial.as_ref(), key, now).await {
             Err(Silence::NotIssued) => {
                 return Ok(Answered { reply: Reply::failure(Failure::Unauthorized), outcome: Outcome::NotIssued });
             }
@@ -219,6 +222,24 @@ impl Responder {
         let mut body = Vec::new();
         asked.splice(&signed, &mut body);
         Ok(answered(body.into(), caching, &asked.plan))
+    }
+
+    /// What is to be said and when, as soon as it may be dated: a status that is the second within one second
+    /// waits for the next one, so that no client takes it for as old as the first (promise 2).
+    async fn plan(
+        &self,
+        authority: &Authority,
+        serial: Option<&Serial>,
+        key: &SigningKey,
+        mut now: Time,
+    ) -> Result<(Plan, Time), Silence> {
+        loop {
+            match authority.plan(serial, key, now) {
+                Err(Silence::Early) => tokio::time::sleep(EARLY).await,
+                planned => return planned.map(|plan| (plan, now)),
+            }
+            now = self.clock.now();
+        }
     }
 
     /// An answer with the client's nonce; `None` if there is none to be had. The nonce is optional for the
@@ -326,12 +347,13 @@ impl Responder {
         key: &SigningKey,
         request: &Request<'_>,
         nonce: Option<&[u8]>,
-        now: Time,
+        mut now: Time,
     ) -> Result<Answered, Failure> {
         let mut plans = Vec::with_capacity(request.count);
         for cert_id in request.cert_ids() {
             let serial = Serial::from_content(cert_id.serial).ok();
-            let plan = authority.plan(serial.as_ref(), key, now).map_err(silent)?;
+            let (plan, at) = self.plan(authority, serial.as_ref(), key, now).await.map_err(silent)?;
+            now = at;
             let extensions = authority.single_extensions(&plan.status, plan.sha256.as_ref(), plan.absent, now);
             plans.push((cert_id, plan, extensions));
         }
@@ -417,7 +439,7 @@ struct Job<'a> {
 
 const fn silent(silence: Silence) -> Failure {
     match silence {
-        Silence::Unready => Failure::TryLater,
+        Silence::Unready | Silence::Early => Failure::TryLater,
         // Promise 1: what is not kept any more is not spoken of, whatever is said of what never was.
         Silence::NotIssued | Silence::Purged => Failure::Unauthorized,
     }

@@ -186,26 +186,31 @@ async fn two_cas_answer_each_for_its_own_and_the_path_narrows() {
     assert!(failed_with(ask(&responder, &Ca::new("three"), serial(1), NOW).await, Failure::Unauthorized));
 }
 
+/// A request about all of `ids`.
+fn request_of(ids: &[Vec<u8>]) -> Vec<u8> {
+    use crate::der::{element, tag};
+    let singles: Vec<_> = ids.iter().map(|id| element(tag::SEQUENCE, &[id])).collect();
+    element(tag::SEQUENCE, &[&element(tag::SEQUENCE, &[&element(tag::SEQUENCE, &[&singles.concat()])])])
+}
+
 #[tokio::test]
 async fn ocsp_09_several_certificates_of_one_issuer_get_one_answer_and_of_two_issuers_none() {
     let (one, two) = (Ca::new("one"), Ca::new("two"));
     one.index.apply(&[(serial(2), record(revoked(Reason::Superseded), NOW.unix() - 5))]);
     let (responder, _) = responder(&[&one, &two], policy());
-    let request = |ids: &[Vec<u8>]| {
-        use crate::der::{element, tag};
-        let singles: Vec<_> = ids.iter().map(|id| element(tag::SEQUENCE, &[id])).collect();
-        element(tag::SEQUENCE, &[&element(tag::SEQUENCE, &[&element(tag::SEQUENCE, &[&singles.concat()])])])
-    };
     let ids = [one.cert_id(serial(1)), one.cert_id(serial(2)), one.cert_id(serial(1))];
-    let reply = responder.answer(Client::LOCAL, None, &request(&ids)).await;
+    let reply = responder.answer(Client::LOCAL, None, &request_of(&ids)).await;
     let response::Parsed::Basic(basic) = response::parse(&reply.body).unwrap() else { panic!("an error") };
     let asked: Vec<_> = basic.singles.iter().map(|single| single.cert_id).collect();
     assert_eq!(asked, ids);
     assert!(matches!(basic.singles[1].status, CertStatus::Revoked(_)));
     let mixed = [one.cert_id(serial(1)), two.cert_id(serial(1))];
-    assert_eq!(&responder.answer(Client::LOCAL, None, &request(&mixed)).await.body[..], Failure::Unauthorized.der());
+    assert_eq!(&responder.answer(Client::LOCAL, None, &request_of(&mixed)).await.body[..], Failure::Unauthorized.der());
     let absent = [one.cert_id(serial(1)), one.cert_id(serial(99))];
-    assert_eq!(&responder.answer(Client::LOCAL, None, &request(&absent)).await.body[..], Failure::Unauthorized.der());
+    assert_eq!(
+        &responder.answer(Client::LOCAL, None, &request_of(&absent)).await.body[..],
+        Failure::Unauthorized.der()
+    );
 }
 
 #[tokio::test]
@@ -227,6 +232,29 @@ async fn promise_2_the_dates_never_claim_more_than_is_known() {
     ca.index.vouch(later);
     let halfway = ask(&responder, &ca, serial(1), later).await.unwrap();
     assert!(halfway.this_update <= later && halfway.next_update > later);
+}
+
+#[tokio::test]
+async fn promise_2_a_second_change_within_one_second_waits_for_the_next_and_is_dated_in_it() {
+    let ca = Ca::new("one");
+    let (responder, clock) = responder(&[&ca], policy());
+    ca.index.apply(&[(serial(1), record(revoked(Reason::CertificateHold), NOW.unix()))]);
+    let first = ask(&responder, &ca, serial(1), NOW).await.unwrap();
+    assert_eq!(first.this_update, NOW);
+    // As the feed dates it.
+    let next = NOW + Duration::from_secs(1);
+    ca.index.apply(&[(serial(1), record(revoked(Reason::KeyCompromise), next.unix()))]);
+    for ids in [vec![ca.cert_id(serial(1))], vec![ca.cert_id(serial(1)), ca.cert_id(serial(2))]] {
+        clock.set(NOW);
+        let request = request_of(&ids);
+        let early = responder.answer(Client::LOCAL, None, &request);
+        let early = tokio::time::timeout(Duration::from_millis(50), early).await;
+        assert!(early.is_err(), "nothing is said before its second");
+    }
+    let (second, ()) = tokio::join!(ask(&responder, &ca, serial(1), next), async { clock.set(next) });
+    let second = second.unwrap();
+    assert!(matches!(second.status, CertStatus::Revoked(revocation) if revocation.reason == Reason::KeyCompromise));
+    assert_eq!((second.this_update, second.produced_at), (next, next));
 }
 
 #[tokio::test]
