@@ -179,9 +179,12 @@ pub async fn serve(
     tracing::info!("stopping");
     service.common.health.stop();
     stop_outside.send_replace(true);
-    let cut = server.stopped().await;
-    if cut > 0 {
-        tracing::warn!(connections = cut, "cut at the end of the time for draining");
+    tokio::select! {
+        cut = server.stopped() => if cut > 0 {
+            tracing::warn!(connections = cut, "cut at the end of the time for draining");
+        },
+        // Whoever says it twice means now; the threads end with the process.
+        () = signals.stop() => tracing::warn!("stopping at once: connections that were being drained are cut"),
     }
     stop_inside.send_replace(true);
     inner_tasks.join_all().await;

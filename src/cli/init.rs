@@ -76,7 +76,17 @@ impl Init {
     /// If a certificate or key would not serve, or something is there already.
     pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let ca = check(&self)?;
+        let is_new = !self.dir.exists();
         std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make the folder {}", self.dir.display()))?;
+        let made = self.make(&ca, out).await;
+        if made.is_err() && is_new {
+            // Only if it is empty; that it cannot go is not what matters then.
+            _ = std::fs::remove_dir(&self.dir);
+        }
+        made
+    }
+
+    async fn make(&self, ca: &Certificate, out: &mut dyn Write) -> anyhow::Result<()> {
         let file = self.dir.join(config::FILE_NAME);
         let local = self.database.is_none().then(|| self.dir.join(DATABASE));
         for existing in [Some(&file), local.as_ref()].into_iter().flatten() {
@@ -88,11 +98,11 @@ impl Init {
             );
         }
 
-        let text = template(&self)?.to_string();
+        let text = template(self)?.to_string();
         // Tried before anything is left behind.
         let config = Config::from_text(&text, &file).context("these options do not make a config")?;
         let place = &config.database.place;
-        make_database(place, &self.issuer, &ca).await?;
+        make_database(place, &self.issuer, ca).await?;
         let has_password = matches!(place, Place::Server(server) if server.has_password());
         write_new(&file, text.as_bytes(), if has_password { 0o600 } else { 0o644 })?;
         self.report(&file, place, out)
@@ -290,7 +300,7 @@ mod tests {
         assert!(refusal(&no_lists).await.contains("lacks cRLSign"));
         let bad_url = Init { public_url: Some("status.example.org".to_owned()), ..init.clone() };
         assert!(refusal(&bad_url).await.contains("cannot stand in a CRL"));
-        assert!(!init.dir.join(DATABASE).exists());
+        assert!(!init.dir.exists());
     }
 
     #[tokio::test]

@@ -64,6 +64,26 @@ fn a_request_that_never_ends_is_cut_off_at_the_deadline() {
 }
 
 #[test]
+fn a_second_signal_cuts_the_draining_short() {
+    let mut demo = Demo::start();
+    let mut stuck = demo.server.connect();
+    let head =
+        "POST /ocsp HTTP/1.1\r\nHost: x\r\nContent-Type: application/ocsp-request\r\nContent-Length: 99\r\n\r\nx";
+    stuck.write_all(head.as_bytes()).unwrap();
+    drop(idle(&demo.server));
+    demo.server.signal("INT");
+    // Draining has begun.
+    crate::harness::wait_until("nobody is let in", || match TcpStream::connect(demo.server.address()) {
+        Ok(_) => Err("still listening".to_owned()),
+        Err(_) => Ok(()),
+    });
+    demo.server.signal("INT");
+    assert_eq!(demo.server.ended().code(), Some(0), "{}", demo.server.log());
+    // Otherwise it is cut after the body's 10 s, and not by the signal.
+    assert!(demo.server.log().contains("stopping at once"), "{}", demo.server.log());
+}
+
+#[test]
 fn after_the_end_nothing_listens_and_the_folder_can_be_served_again() {
     let mut demo = Demo::start();
     let address = demo.server.address();
