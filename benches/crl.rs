@@ -4,7 +4,7 @@
 //! that is served, on a disk and in memory (`/dev/shm`): the difference is what fsync costs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
-use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group};
 use jarchy::crl::encode::{Edit, Entries, Head, lay, seal};
 use jarchy::crl::read::List;
 use jarchy::crl::{Parts, Publisher, PublisherConfig, Share, Shelf};
@@ -144,12 +144,13 @@ struct House {
 
 impl House {
     async fn open(ca: &Ca, size: usize, place: &Path) -> Self {
-        let dir = tempfile::tempdir_in(place).unwrap();
         let index = Arc::new(Index::new());
-        let serials = random_serials(size);
-        index.load(serials.into_iter().map(|serial| (serial, record(NOW))).collect());
-        let base = memory("VmRSS");
-        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        index.load(random_serials(size).into_iter().map(|serial| (serial, record(NOW))).collect());
+        Self::publish(ca, index, place).await
+    }
+
+    async fn publish(ca: &Ca, index: Arc<Index>, place: &Path) -> Self {
+        let dir = tempfile::tempdir_in(place).unwrap();
         let (clock, shelf) = (Arc::new(ManualClock::new(NOW)), Arc::new(Shelf::new()));
         let parts = Parts {
             issuer: Issuer { name: "demo".parse().unwrap(), certificate: ca.certificate.clone() },
@@ -170,17 +171,6 @@ impl House {
         let mut house = Self { index, shelf, clock, stop, running, more: 0, _dir: dir };
         house.served(0).await;
         house.one_more().await;
-        let start = memory("VmHWM").saturating_sub(base);
-        std::fs::write("/proc/self/clear_refs", "5").unwrap();
-        for _ in 0..5 {
-            house.one_more().await;
-        }
-        let (peak, encoded) = (memory("VmHWM").saturating_sub(base), house.shelf.complete().unwrap().bytes.len());
-        println!(
-            "memory of a publisher with {size} entries, over the list of {encoded} B: {:.2} at its start, {:.2} then",
-            start as f64 / encoded as f64,
-            peak as f64 / encoded as f64
-        );
         house
     }
 
@@ -225,6 +215,47 @@ fn memory(name: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1_024
+}
+
+/// Says into which size's publisher this process is to look.
+const MEMORY_OF: &str = "JARCHY_BENCH_MEMORY";
+
+/// The memory of a publisher over the list that it makes, each in a process of its own, so that nothing is
+/// counted that an earlier one has left.
+fn publisher_memory(_: &mut Criterion) {
+    let own = std::env::current_exe().unwrap();
+    let most = if std::env::var_os("JARCHY_LONG").is_some() { 10_000_000 } else { 1_000_000 };
+    for size in SIZES.into_iter().filter(|size| (100_000..=most).contains(size)) {
+        let told = std::process::Command::new(&own).env(MEMORY_OF, size.to_string()).output().unwrap();
+        print!("{}{}", String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    }
+}
+
+fn look_into_memory(size: usize) {
+    let forget_peak = || std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (ca, index) = (Ca::new(), Arc::new(Index::new()));
+    // A little at a time, as a feed does: what a load leaves behind for the allocator is small then.
+    for part in random_serials(size).chunks(65_536) {
+        index.load(part.iter().map(|serial| (*serial, record(NOW))).collect());
+    }
+    drop(index.take_changes());
+    let base = memory("VmRSS");
+    forget_peak();
+    let mut house = runtime.block_on(House::publish(&ca, index, Path::new(env!("CARGO_TARGET_TMPDIR"))));
+    let start = memory("VmHWM").saturating_sub(base);
+    forget_peak();
+    for _ in 0..5 {
+        runtime.block_on(house.one_more());
+    }
+    let (peak, encoded) = (memory("VmHWM").saturating_sub(base), house.shelf.complete().unwrap().bytes.len());
+    let over = |octets: usize| octets as f64 / encoded as f64;
+    println!(
+        "memory of a publisher with {size} entries, over the list of {encoded} B: {:.2} at its start, {:.2} then",
+        over(start),
+        over(peak)
+    );
+    runtime.block_on(house.close());
 }
 
 /// From the index to the shelf: edited, both lists signed and read back, durable, served.
@@ -325,5 +356,12 @@ fn recorded(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, one_more_served, complete, delta, edit, recorded);
-criterion_main!(benches);
+criterion_group!(benches, one_more_served, complete, delta, edit, recorded, publisher_memory);
+
+fn main() {
+    if let Some(size) = std::env::var(MEMORY_OF).ok().and_then(|size| size.parse().ok()) {
+        return look_into_memory(size);
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -286,7 +286,7 @@ async fn live() -> Life {
 
 /// Whether a program is there; says so aloud if not. Where services are required, the absence of one that is
 /// `needed` fails the test.
-fn is_there(program: &str, arguments: &[&str], needed: bool) -> bool {
+fn is_there(program: &str, arguments: &[&str]) -> bool {
     let there =
         Command::new(program).args(arguments).stdin(Stdio::null()).output().is_ok_and(|out| out.status.success());
     if !there {
@@ -295,7 +295,7 @@ fn is_there(program: &str, arguments: &[&str], needed: bool) -> bool {
             "SKIPPED: {program} {} does not run here: what it says of our lists is not known",
             arguments.join(" ")
         );
-        assert!(!required || !needed, "{program} {} is needed (JARCHY_REQUIRE_SERVICES)", arguments.join(" "));
+        assert!(!required, "{program} {} is needed (JARCHY_REQUIRE_SERVICES)", arguments.join(" "));
     }
     there
 }
@@ -372,7 +372,7 @@ fn openssl_agrees_in_every_stage_by_complete_lists_and_by_every_delta_over_every
 
 #[test]
 fn gnutls_agrees_in_every_stage_by_complete_lists() {
-    if !is_there("certtool", &["--version"], true) {
+    if !is_there("certtool", &["--version"]) {
         return;
     }
     let life = life();
@@ -402,7 +402,7 @@ fn javas_pkix_agrees_in_every_stage_by_complete_lists() {
     let life = life();
     let program = interop("CertPathCrl.java");
     // The compiler is part of it: a run-time alone cannot run a source file.
-    if !is_there("java", &["--list-modules"], false) || !is_there("javac", &["-version"], false) {
+    if !is_there("java", &["--list-modules"]) || !is_there("javac", &["-version"]) {
         return;
     }
     let (ca, mut cases, mut expected) = (life.file("ca.pem"), String::new(), Vec::new());
@@ -434,7 +434,7 @@ fn pythons_cryptography_reads_every_list_as_it_was_meant() {
         tried.is_ok_and(|out| out.status.success())
     };
     let python = ["python3", "/usr/bin/python3"].into_iter().find(has_it);
-    if !is_there(python.unwrap_or("python3"), &["-c", "import cryptography"], true) {
+    if !is_there(python.unwrap_or("python3"), &["-c", "import cryptography"]) {
         return;
     }
     let life = life();
@@ -584,7 +584,7 @@ fn judged_by_its_own_list_alone(division: Division, url: &str) {
         assert_eq!(judge("ending", &of_lasting), Err(webpki::Error::UnknownRevocationStatus));
     }
 
-    if is_there("java", &["--list-modules"], false) && is_there("javac", &["-version"], false) {
+    if is_there("java", &["--list-modules"]) && is_there("javac", &["-version"]) {
         let case = |case: &str, name: &str, list: &Path| {
             format!("{case}\t{ca}\t{}\t{time}\t{}\n", file(&format!("{name}.pem")), text(list))
         };
@@ -599,7 +599,7 @@ fn judged_by_its_own_list_alone(division: Division, url: &str) {
     }
 
     // GnuTLS looks at no issuingDistributionPoint: it must at least find what is revoked.
-    if is_there("certtool", &["--version"], true) {
+    if is_there("certtool", &["--version"]) {
         for (name, list, expected) in [("lasting", &of_lasting, true), ("ending", &of_ending, false)] {
             let (list, certificate) = (list.with_extension("pem"), file(&format!("{name}.pem")));
             let verify =
