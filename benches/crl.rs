@@ -239,7 +239,6 @@ fn look_into_memory(size: usize) {
     for part in random_serials(size).chunks(65_536) {
         index.load(part.iter().map(|serial| (*serial, record(NOW))).collect());
     }
-    drop(index.take_changes());
     let base = memory("VmRSS");
     forget_peak();
     let mut house = runtime.block_on(House::publish(&ca, index, Path::new(env!("CARGO_TARGET_TMPDIR"))));

@@ -314,13 +314,20 @@ mod tests {
         Serial::from_magnitude(&n.to_be_bytes()).unwrap()
     }
 
+    /// As publishers are once they have begun.
+    fn begun() -> Arc<Index> {
+        let index = Arc::new(Index::new());
+        assert!(index.take_changes().is_empty());
+        index
+    }
+
     fn shards(n: u32) -> Division {
         Division::Shards(NonZeroU32::new(n).unwrap())
     }
 
     #[test]
     fn crl_76_every_change_reaches_the_list_of_its_kind_and_both_where_nobody_says_which() {
-        let index = Arc::new(Index::new());
+        let index = begun();
         index.keep_shards();
         let shares = Share::divided(Arc::clone(&index), Division::Kinds, true);
         assert!(index.assign(&[(serial(1), Kind::User.told()), (serial(2), Kind::Ca.told())]).is_empty());
@@ -351,7 +358,7 @@ mod tests {
     }
     #[test]
     fn crl_73_every_change_reaches_its_shard_and_the_whole_whoever_looks_first() {
-        let index = Arc::new(Index::new());
+        let index = begun();
         let shares = Share::divided(Arc::clone(&index), shards(7), true);
         for round in 0..3 {
             index.apply(&(0..100).map(|n| (serial(round * 100 + n), revoked())).collect::<Vec<_>>());
@@ -374,7 +381,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_publishers_wake_though_the_index_wakes_one() {
-        let index = Arc::new(Index::new());
+        let index = begun();
         let shares = Share::divided(Arc::clone(&index), shards(4), true);
         let mut waiting = tokio::task::JoinSet::new();
         for share in shares {
@@ -396,7 +403,7 @@ mod tests {
 
     #[test]
     fn crl_70_what_the_database_says_goes_before_the_hash_and_stays() {
-        let index = Arc::new(Index::new());
+        let index = begun();
         index.keep_shards();
         let shares = Share::divided(Arc::clone(&index), shards(4), false);
         let hashed = shard_of(&serial(1), NonZeroU32::new(4).unwrap());

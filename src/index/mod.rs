@@ -115,6 +115,8 @@ pub struct Index {
     writer: Mutex<()>,
     changes: Mutex<BTreeMap<Serial, Change>>,
     changed: Notify,
+    /// Whether anybody has asked for the changes.
+    followed: AtomicBool,
     /// Unix seconds; [`NEVER`] until the feed has reported.
     as_of: AtomicI64,
     complete: AtomicBool,
@@ -149,6 +151,7 @@ impl Index {
             writer: Mutex::new(()),
             changes: Mutex::default(),
             changed: Notify::new(),
+            followed: AtomicBool::new(false),
             as_of: AtomicI64::new(NEVER),
             complete: AtomicBool::new(false),
             issued: AtomicU64::new(0),
@@ -300,9 +303,16 @@ impl Index {
     }
 
     /// What relying parties must learn through a CRL since this was last called: only changes from or to
-    /// revoked. Bounded by the number of certificates, since changes of one serial fold into one.
+    /// revoked. Bounded by the number of certificates, since changes of one serial fold into one. Before the
+    /// first call only releases are kept: whoever begins has to compare all of the view with what is published,
+    /// and a million revocations that a start loads would take 130 MB.
     #[must_use]
     pub fn take_changes(&self) -> BTreeMap<Serial, Change> {
+        if !self.followed.load(Ordering::Acquire) {
+            // What is being made visible just now, and was not kept, is in the view of whoever asks.
+            let _writer = lock(&self.writer);
+            self.followed.store(true, Ordering::Release);
+        }
         std::mem::take(&mut *lock(&self.changes))
     }
 
@@ -331,6 +341,9 @@ impl Index {
     }
 
     fn tell(&self, serial: Serial, change: Change) {
+        if !change.released && !self.followed.load(Ordering::Acquire) {
+            return;
+        }
         lock(&self.changes)
             .entry(serial)
             .and_modify(|older| *older = Change { released: older.released || change.released, ..change })
@@ -530,6 +543,21 @@ mod tests {
         assert!(changes[&serial(1)].released && changes[&serial(1)].record.status != Status::Good);
         assert!(!changes[&serial(2)].released);
         assert!(index.take_changes().is_empty());
+    }
+
+    #[test]
+    fn before_anybody_asks_only_releases_are_kept() {
+        let index = Index::new();
+        let held = |n: u64| (serial(n), record(revoked(1, Reason::CertificateHold), 1));
+        index.load((0..1_000).map(held).collect());
+        index.apply(&[(serial(7), record(Status::Good, 2))]);
+        let changes = index.take_changes();
+        assert_eq!(
+            changes.into_iter().map(|(serial, change)| (serial, change.released)).collect::<Vec<_>>(),
+            [(serial(7), true)]
+        );
+        index.apply(&[held(7)]);
+        assert_eq!(index.take_changes().len(), 1);
     }
 
     #[test]
