@@ -140,7 +140,7 @@ fn kind(text: &str) -> Result<Kind, &'static str> {
 
 impl Which {
     fn scope(&self) -> Scope {
-        let part = self.shard.map(Part::Shard).or(self.kind.map(Part::Kind));
+        let part = self.shard.map(Part::Shard).or_else(|| self.kind.map(Part::Kind));
         part.unwrap_or(Part::Whole).scope(&self.issuer)
     }
 }
