@@ -697,4 +697,6 @@ async fn within<T>(
 }
 
 #[cfg(test)]
+mod server_tests;
+#[cfg(test)]
 mod tests;

@@ -17,14 +17,14 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 
 /// A node: its directory, its index, and a feed that runs.
-struct Node {
+pub(super) struct Node {
     dir: PathBuf,
-    index: Arc<Index>,
-    health: Health,
-    state: State,
-    metrics: metrics::Feed,
-    desk: Desk,
-    position: watch::Receiver<Option<Position>>,
+    pub(super) index: Arc<Index>,
+    pub(super) health: Health,
+    pub(super) state: State,
+    pub(super) metrics: metrics::Feed,
+    pub(super) desk: Desk,
+    pub(super) position: watch::Receiver<Option<Position>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -53,51 +53,63 @@ impl Node {
 
     /// Starts a feed that goes on from `position`, as which `index` is.
     async fn resume(dir: &Path, index: Arc<Index>, position: Option<Position>) -> Self {
+        let source = SqliteSource::new(dir.join("ca.db"), Duration::from_millis(5));
+        Self::on(dir, source, index, position, Pace { reconcile: None, ..Pace::default() }).await
+    }
+
+    /// Starts a feed from any source.
+    pub(super) async fn on(
+        dir: &Path,
+        source: impl Source + 'static,
+        index: Arc<Index>,
+        position: Option<Position>,
+        pace: Pace,
+    ) -> Self {
         let state = State::open(&dir.join("state.db")).await.unwrap();
         let (health, metrics) = (Health::new(), Metrics::new().feed("database"));
         let feed = Feed::new(
-            SqliteSource::new(dir.join("ca.db"), Duration::from_millis(5)),
+            source,
             HashMap::from([(demo(), fed(&index))]),
             state.clone(),
             Arc::new(SystemClock),
             metrics.clone(),
             health.component("feed:database"),
         );
-        let feed = feed.paced(Pace { reconcile: None, ..Pace::default() }).resume(position);
+        let feed = feed.paced(pace).resume(position);
         let (desk, position) = (feed.desk(), feed.position());
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(feed.run(stopped));
         Self { dir: dir.to_owned(), index, health, state, metrics, desk, position, stop, task }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.send_replace(true);
         self.task.await.unwrap();
         self.state.close().await;
     }
 
-    fn status(&self, n: i64) -> Option<Status> {
+    pub(super) fn status(&self, n: i64) -> Option<Status> {
         self.index.view().get(&serial(n)).map(|record| record.status)
     }
 
-    fn is(&self, n: i64, reason: Reason) -> bool {
+    pub(super) fn is(&self, n: i64, reason: Reason) -> bool {
         self.status(n).and_then(|status| Some(status.revocation()?.reason)) == Some(reason)
     }
 
-    fn word(&self) -> (Word, String) {
+    pub(super) fn word(&self) -> (Word, String) {
         let report = self.health.report().remove(0);
         (report.state, report.reason.unwrap_or_default())
     }
 
     /// Waits until the index has been vouched for in a second after this one: then every commit before the
     /// call has been read, or else the feed lies.
-    async fn settled(&self) {
+    pub(super) async fn settled(&self) {
         let now = self.index.as_of().max(Some(SystemClock.now()));
         until("the feed vouches anew", || self.index.as_of() > now).await;
     }
 }
 
-async fn until(what: &str, mut met: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut met: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(30);
     while !met() {
         assert!(Instant::now() < patience, "waited in vain until {what}");
@@ -134,7 +146,7 @@ async fn issue(ca: &SqlitePool, issuer: &str, first: i64, last: i64) {
     .await;
 }
 
-fn serial(n: i64) -> Serial {
+pub(super) fn serial(n: i64) -> Serial {
     Serial::from_content(format!("c{n:07}").as_bytes()).unwrap()
 }
 

@@ -142,7 +142,7 @@ CREATE TABLE jarchy.changes(
   at BIGINT NOT NULL DEFAULT jarchy.now()
 );
 
-CREATE INDEX changes_by_xid ON jarchy.changes(xid);
+CREATE INDEX changes_by_xid ON jarchy.changes(xid, seq);
 
 CREATE FUNCTION jarchy.issuers_guard() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

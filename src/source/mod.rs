@@ -8,6 +8,9 @@
 //! covers it was taken; so replaying is harmless, and no order matters. A call that the feed gave up waiting
 //! for is dropped in the middle; whatever state that leaves the adapter in, [`Source::open`] comes next.
 
+pub mod mariadb;
+mod own;
+pub mod postgres;
 pub mod sqlite;
 
 use crate::pki::{Serial, Status, Time};

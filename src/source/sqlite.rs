@@ -7,9 +7,9 @@
 //! Invariants: rows and the position that covers them are read in one transaction; nothing is read, and
 //! nothing vouched for, from a file that no longer stands at the path.
 
+use super::own::{digest, hex, interned};
 use super::{Batch, Currency, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::db::{self, Mode};
-use crate::pki::hash::sha256;
 use crate::pki::{Reason, Revocation, Serial, Status, Time};
 use crate::registry;
 use sqlx::pool::PoolConnection;
@@ -62,17 +62,12 @@ impl Cursor {
     fn at(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let (sequence, at): (i64, i64) = (row.try_get("seq")?, row.try_get("at")?);
         let (issuer, serial): (String, Vec<u8>) = (row.try_get("issuer")?, row.try_get("serial")?);
-        let content = [&sequence.to_be_bytes()[..], &at.to_be_bytes(), issuer.as_bytes(), b"/", &serial].concat();
-        Ok(Self { sequence, digest: hex(&sha256(&content)) })
+        Ok(Self { sequence, digest: digest(sequence, at, &issuer, &serial) })
     }
 
     fn position(&self, database: String) -> Position {
         Position { database, cursor: format!("{}:{}", self.sequence, self.digest) }
     }
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 impl SqliteSource {
@@ -257,11 +252,9 @@ fn read_all(rows: &[SqliteRow]) -> (Vec<Row>, Vec<OddRow>) {
 /// `issuer` is that of the row before, as it seldom changes.
 fn read(row: &SqliteRow, issuer: &mut Arc<str>) -> Result<Row, OddRow> {
     let name = row.try_get::<&str, _>("issuer").unwrap_or_default();
-    if **issuer != *name {
-        *issuer = name.into();
-    }
+    let issuer = interned(issuer, name);
     let content = row.try_get::<&[u8], _>("serial").unwrap_or_default();
-    let odd = |why: String| OddRow::of(Key { issuer: Arc::clone(issuer), serial: content.to_vec() }, why);
+    let odd = |why: String| OddRow::of(Key { issuer: Arc::clone(&issuer), serial: content.to_vec() }, why);
     let time = |column: &str| {
         let seconds = row.try_get::<Option<i64>, _>(column).map_err(|error| odd(error.to_string()))?;
         Ok(seconds.map(Time::from_unix))
@@ -290,7 +283,7 @@ fn read(row: &SqliteRow, issuer: &mut Arc<str>) -> Result<Row, OddRow> {
             .try_get::<Option<&[u8]>, _>("sha256")
             .map_err(|error| odd(error.to_string()))?
             .and_then(|octets| octets.try_into().ok()),
-        issuer: Arc::clone(issuer),
+        issuer: Arc::clone(&issuer),
     })
 }
 
