@@ -13,12 +13,13 @@
 //! in: unready, no new connections, answers under way finished, lists, feed, state (architecture: HTTP).
 
 mod clock;
+mod commands;
 mod lists;
 
 use crate::config::{self, Config, OcspSigner, ShardBy};
 use crate::crl::Shelf;
-use crate::db::Place;
-use crate::feed::{Fed, Feed, Pace, Parts};
+use crate::db::{Engine, Place, Server as DatabaseServer};
+use crate::feed::{Desk, Fed, Feed, Pace, Parts};
 use crate::health::Health;
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
@@ -34,6 +35,8 @@ use crate::pki::{Certificate, Clock, ClockGuard, Issuer, IssuerName, SystemClock
 use crate::registry::Registry;
 use crate::sign::Signer;
 use crate::source::Source;
+use crate::source::mariadb::MariaDbSource;
+use crate::source::postgres::PostgresSource;
 use crate::source::sqlite::SqliteSource;
 use crate::state::State;
 use crate::telemetry::Logs;
@@ -41,7 +44,8 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use clock::ClockWatch;
-use lists::{Desks, List, desk, obey};
+use commands::obey;
+use lists::{Desks, List, desk};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeFrom;
@@ -68,8 +72,14 @@ pub fn bind(listen: SocketAddr, config: &config::Server) -> anyhow::Result<Vec<T
     Ok(server::bind(listen, config.threads.get())?)
 }
 
-/// A feed that is ready to run until it is told to stop.
-type Running = Box<dyn FnOnce(watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
+/// A feed that is ready to run.
+struct ReadyFeed {
+    /// Its name in health.
+    component: String,
+    desk: Desk,
+    /// Runs it until it is told to stop.
+    run: Box<dyn FnOnce(watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
 
 /// What every part is given.
 struct Common {
@@ -136,7 +146,7 @@ pub async fn serve(
     }
     let mut ids = 0..;
     let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
-    let feeds = feeds(&config, &issuers, &common)?;
+    let feeds = feeds(&config, &issuers, &common);
 
     // Before anyone is served: whoever is refused a start has answered nothing.
     let operators = config.server.admin.map(admin_listener).transpose()?;
@@ -151,8 +161,8 @@ pub async fn serve(
     if let Some(listener) = operators {
         tracing::info!(address = %listener.local_addr()?, "health and metrics");
         let (admin, wanted) = Admin::new(common.health.clone(), common.metrics.clone());
-        // Ends with the last sender, which the listener has.
-        tokio::spawn(obey(wanted, desks, Arc::clone(&common.clock), common.health.clone()));
+        let lines = feeds.iter().map(|feed| (feed.component.clone(), feed.desk.clone())).collect();
+        tokio::spawn(obey(wanted, desks, lines, Arc::clone(&common.clock), common.health.clone()));
         let (health, stop) = (common.health.clone(), inside.clone());
         outer_tasks.spawn(watched("admin", &common.health, async move {
             if let Err(error) = admin.run(listener, stop).await {
@@ -161,8 +171,8 @@ pub async fn serve(
         }));
     }
     let mut inner_tasks = JoinSet::new();
-    for (component, feed) in feeds {
-        inner_tasks.spawn(watched(&component, &common.health, feed(inside.clone())));
+    for ReadyFeed { component, run, .. } in feeds {
+        inner_tasks.spawn(watched(&component, &common.health, run(inside.clone())));
     }
     let (responder, responders) = watch::channel(responder);
     let refresher = refresh::run(responders, inside.clone());
@@ -267,7 +277,7 @@ fn watched(
 
 /// One feed for each source, under the name of its health component. An adapter of another kind is one more
 /// arm; each feeds the issuers that the config tells it.
-fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> anyhow::Result<Vec<(String, Running)>> {
+fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> Vec<ReadyFeed> {
     let fed = config.issuers.iter().zip(issuers).map(|(settings, lasting)| {
         let reasons = settings.profile.policy().reasons;
         let shards = settings.crl.as_ref().and_then(|crl| crl.shards.as_ref());
@@ -279,20 +289,31 @@ fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> anyhow::Resul
         let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes, parts };
         (settings.name.clone(), fed)
     });
-    let Place::File(path) = &config.database.place else {
-        anyhow::bail!("{}: serving from a database on a server is not possible yet", config.database.place);
-    };
-    let source = SqliteSource::new(path.clone(), config.database.poll);
-    Ok(vec![start("database", source, fed.collect(), config.database.max_staleness, common)])
+    let (fed, database) = (fed.collect(), &config.database);
+    vec![match &database.place {
+        Place::File(path) => start("database", SqliteSource::new(path.clone(), database.poll), fed, config, common),
+        Place::Server(server) => match server.engine() {
+            Engine::Postgres => start(
+                "database",
+                PostgresSource::new(DatabaseServer::clone(server), database.poll),
+                fed,
+                config,
+                common,
+            ),
+            Engine::MariaDb => {
+                start("database", MariaDbSource::new(DatabaseServer::clone(server), database.poll), fed, config, common)
+            }
+        },
+    }]
 }
 
 fn start(
     name: &str,
     source: impl Source + 'static,
     issuers: HashMap<IssuerName, Fed>,
-    max_staleness: Duration,
+    config: &Config,
     common: &Common,
-) -> (String, Running) {
+) -> ReadyFeed {
     let component = format!("feed:{name}");
     let feed = Feed::new(
         source,
@@ -302,8 +323,9 @@ fn start(
         common.metrics.feed(name),
         common.health.component(&component),
     );
-    let feed = feed.paced(Pace { max_staleness, ..Pace::default() });
-    (component, Box::new(move |stop| Box::pin(feed.run(stop))))
+    let config::Database { max_staleness, reconcile, .. } = config.database;
+    let feed = feed.paced(Pace { max_staleness, reconcile: Some(reconcile), ..Pace::default() });
+    ReadyFeed { component, desk: feed.desk(), run: Box::new(move |stop| Box::pin(feed.run(stop))) }
 }
 
 async fn ready(health: &Health) {

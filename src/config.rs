@@ -117,6 +117,8 @@ pub struct Database {
     pub poll: Duration,
     /// Out of reach for longer than this, nothing new is signed but `revoked`. Default 60 s.
     pub max_staleness: Duration,
+    /// How often all of it is compared with what is known. Default a day.
+    pub reconcile: Duration,
 }
 
 /// `[state]`.
@@ -538,6 +540,7 @@ impl Check<'_> {
         Some(Database {
             poll: self.duration(database.poll, Duration::from_millis(poll), Duration::from_millis(1), 60 * SECOND),
             max_staleness: self.duration(database.max_staleness, 60 * SECOND, SECOND, 24 * HOUR),
+            reconcile: self.duration(database.reconcile, 24 * HOUR, 60 * SECOND, 30 * 24 * HOUR),
             place: place?,
         })
     }

@@ -8,14 +8,14 @@ use crate::config::{self, Config, ShardBy};
 use crate::crl::publish::{Directory, Mirror};
 use crate::crl::{Demand, Division, Outlet, Part, Parts, Publisher, PublisherConfig, Share, Shelf};
 use crate::health::Health;
-use crate::http::admin::{Command, Refused, ServedList};
+use crate::http::admin::{Refused, ServedList};
 use crate::index::Index;
-use crate::pki::{Clock, Issuer, IssuerName, Time};
+use crate::pki::{Issuer, IssuerName, Time};
 use crate::sign::Signer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// How long an operator who wants a list waits for it.
@@ -142,22 +142,8 @@ pub(super) fn desk(issuer: &IssuerName, lists: &[List]) -> Vec<(String, Arc<Dema
     lists.iter().map(|list| (list.part.scope(issuer).to_string(), list.publisher.demand())).collect()
 }
 
-/// Does what operators want done, each thing for itself.
-pub(super) async fn obey(mut wanted: mpsc::Receiver<Command>, desks: Desks, clock: Arc<dyn Clock>, health: Health) {
-    while let Some(Command::PublishNow { issuer, reply }) = wanted.recv().await {
-        let (desk, now, health) = (desks.get(&issuer).cloned(), clock.now(), health.clone());
-        tokio::spawn(async move {
-            let answer = match desk {
-                Some(desk) => publish_now(&issuer, desk, now, &health).await,
-                None => Err(Refused::Unknown),
-            };
-            // Who asked may have gone.
-            _ = reply.send(answer);
-        });
-    }
-}
-
-async fn publish_now(
+/// Has new lists of an issuer made, and waits until they are served.
+pub(super) async fn publish_now(
     issuer: &IssuerName,
     desk: Vec<(String, Arc<Demand>)>,
     now: Time,

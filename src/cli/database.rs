@@ -1,13 +1,20 @@
 //! `jarchy database`: what the issuance database itself needs now and then.
 
-use super::ConfigFile;
+use super::healthcheck::reachable;
+use super::{Audited, ConfigFile, client};
 use crate::app;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use humantime_serde::re::humantime::parse_duration;
+use hyper::{Method, StatusCode, Uri};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Look after the issuance database: trim its change log, declare a restore.
+/// A reconcile takes about as long as the first load three times over.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// Look after the issuance database: trim its change log, declare a restore, compare it, confirm a loss.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  jarchy database trim --older-than 7d")]
 pub struct DatabaseCommand {
@@ -34,6 +41,52 @@ enum Action {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Have the running service compare all that it knows with the database, and mend what differs
+    #[command(after_help = "Example:\n  jarchy database reconcile\n\n\
+        It does so once a day by itself ([database] reconcile). What it mends the feed should not have missed.")]
+    Reconcile {
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Have the running service let go of certificates that the database has lost
+    #[command(after_help = "Example:\n  jarchy database confirm-drop --by boris\n\n\
+        Until then they keep their last status. Revoked ones stay revoked even so. Look at the health first:\n\
+        it says how many they are. The state store keeps who confirmed it.")]
+    ConfirmDrop {
+        #[command(flatten)]
+        service: Service,
+        #[command(flatten)]
+        audited: Audited,
+    },
+}
+
+/// The running service.
+#[derive(Args, Debug)]
+struct Service {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The operator's listener, if it is not where the config file says
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
+}
+
+impl Service {
+    /// Gives a command and writes down what each feed counted.
+    async fn command(&self, path: &str, body: String, out: &mut dyn Write) -> anyhow::Result<()> {
+        let off = "this service has no operator's listener that takes commands: set [server] admin and start it again";
+        let admin = reachable(self.admin.or(self.config.load()?.server.admin).context(off)?);
+        let url: Uri = format!("http://{admin}").parse()?;
+        let (status, said) = client::send_within(PATIENCE, &url, Method::POST, path, body.into_bytes()).await?;
+        let said = String::from_utf8_lossy(&said);
+        ensure!(status == StatusCode::OK, "{} (HTTP status {})", said.trim_end(), status.as_u16());
+        let answer: serde_json::Value = serde_json::from_str(&said).with_context(|| format!("{url} is no Jarchy"))?;
+        for feed in answer["feeds"].as_array().into_iter().flatten() {
+            let counted = feed.as_object().into_iter().flatten().filter(|(name, _)| *name != "feed");
+            let counted: Vec<_> = counted.map(|(name, count)| format!("{name} {count}")).collect();
+            writeln!(out, "{}: {}", feed["feed"].as_str().unwrap_or_default(), counted.join(", "))?;
+        }
+        Ok(())
+    }
 }
 
 impl DatabaseCommand {
@@ -50,6 +103,10 @@ impl DatabaseCommand {
             Action::Restored { config } => {
                 let epoch = app::open_registry(&config.load()?).await?.declare_restored().await?;
                 writeln!(out, "every server loads everything anew (epoch {epoch})")?;
+            }
+            Action::Reconcile { service } => service.command("/database/reconcile", String::new(), out).await?,
+            Action::ConfirmDrop { service, audited } => {
+                service.command("/database/confirm-drop", audited.audit()?.actor, out).await?;
             }
         }
         Ok(())

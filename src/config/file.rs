@@ -75,6 +75,7 @@ pub(super) struct Database {
     pub(super) client_key: Setting<PathBuf>,
     pub(super) poll: Setting<Duration>,
     pub(super) max_staleness: Setting<Duration>,
+    pub(super) reconcile: Setting<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -136,6 +136,7 @@ impl Shown<'_> {
         }
         self.setting(&place, "poll", time(config.database.poll), "default");
         self.setting(&place, "max_staleness", time(config.database.max_staleness), "default");
+        self.setting(&place, "reconcile", time(config.database.reconcile), "default");
 
         self.header("[state]");
         self.setting(&[Step::Name("state")], "path", path(&config.state.path), "default");

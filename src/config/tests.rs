@@ -79,6 +79,7 @@ fn every_setting_is_taken_over() {
     assert_eq!((limits.max_connections_per_address.get(), limits.ocsp_cache_mib.get()), (50, 8));
     assert_eq!(config.log, Log { format: Format::Json, level: "warn,jarchy::crl=debug".to_owned() });
     assert_eq!((config.database.poll.as_millis(), config.database.max_staleness.as_secs()), (50, 120));
+    assert_eq!(config.database.reconcile.as_secs(), 12 * 3_600);
     assert!(config.database.place.to_string().ends_with("config/db/issued.db"));
     assert_eq!(config.state.path, Path::new("/var/lib/jarchy/state.db"));
 

@@ -78,7 +78,12 @@ impl Dialect {
                 Session::Sqlite(session)
             }
             Self::Postgres(url) => Session::Postgres(PgConnection::connect(url).await.unwrap()),
-            Self::MariaDb(url) => Session::MariaDb(MySqlConnection::connect(url).await.unwrap()),
+            Self::MariaDb(url) => {
+                let mut session = Session::MariaDb(MySqlConnection::connect(url).await.unwrap());
+                // With gaps locked, as by default, transactions would hold up each other for long.
+                session.say("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await;
+                session
+            }
         }
     }
 

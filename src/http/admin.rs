@@ -11,7 +11,7 @@ use crate::health::{Health, Report};
 use crate::metrics::{self, Metrics};
 use crate::pki::{Clock, IssuerName, SystemClock, Time};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -39,6 +39,11 @@ const STOP_TIME: Duration = Duration::from_secs(1);
 /// Commands that may wait to be taken up.
 const COMMANDS: usize = 16;
 
+/// Octets of the name of who gives a command.
+const ACTOR: usize = 255;
+const ROUTES: &str = "/health/live\n/health/ready\n/metrics\nPOST /crl/now/<issuer>\nPOST /database/reconcile\n\
+    POST /database/confirm-drop\n";
+
 /// What an operator wants done.
 #[derive(Debug)]
 pub enum Command {
@@ -49,6 +54,27 @@ pub enum Command {
         /// The numbers of the lists once they are served, or why there are none.
         reply: oneshot::Sender<Result<Vec<ServedList>, Refused>>,
     },
+    /// A comparison of all that is known with the issuance databases, now.
+    Reconcile {
+        /// What came of it for each feed.
+        reply: oneshot::Sender<Result<Vec<FeedReport>, Refused>>,
+    },
+    /// To let go of certificates that the issuance databases have lost.
+    ConfirmDrop {
+        /// On whose word; not empty.
+        actor: String,
+        /// What came of it for each feed.
+        reply: oneshot::Sender<Result<Vec<FeedReport>, Refused>>,
+    },
+}
+
+/// What a feed did on demand.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FeedReport {
+    /// Its component in health.
+    pub feed: String,
+    /// What it counted.
+    pub counted: Vec<(&'static str, u64)>,
 }
 
 /// A list that was made on demand and is served.
@@ -115,7 +141,7 @@ impl Admin {
         let admin = self.clone();
         let service = service_fn(move |request| {
             let admin = admin.clone();
-            async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }
+            async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -130,9 +156,13 @@ impl Admin {
         });
     }
 
-    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Answer {
-        if let Some(issuer) = request.uri().path().strip_prefix("/crl/now/") {
-            return self.publish_now(issuer, request, peer).await;
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+        let path = request.uri().path();
+        if path.starts_with("/crl/now/") || path.starts_with("/database/") {
+            return match refusal(&request, peer) {
+                Some(refusal) => refusal,
+                None => self.obey(request).await,
+            };
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are allowed here.\n");
@@ -143,36 +173,62 @@ impl Admin {
             "/health/live" => self.health("live", "dead", self.health.live()),
             "/health/ready" => self.health("ready", "not ready", self.health.ready()),
             "/metrics" => self.metrics(),
-            "/" => text(StatusCode::OK, "/health/live\n/health/ready\n/metrics\nPOST /crl/now/<issuer>\n"),
+            "/" => text(StatusCode::OK, ROUTES),
             _ => text(StatusCode::NOT_FOUND, "There is nothing here. What is served stands at /.\n"),
         }
     }
 
+    /// Has done what an operator wants.
+    async fn obey(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        if let Some(issuer) = path.strip_prefix("/crl/now/") {
+            return self.publish_now(issuer).await;
+        }
+        match path {
+            "/database/reconcile" => self.ask_feeds(|reply| Command::Reconcile { reply }).await,
+            "/database/confirm-drop" => match actor(request).await {
+                Some(actor) => self.ask_feeds(|reply| Command::ConfirmDrop { actor, reply }).await,
+                None => text(StatusCode::BAD_REQUEST, "The body says who confirms it, in at most 255 octets.\n"),
+            },
+            _ => text(StatusCode::NOT_FOUND, "There is no such command. What is served stands at /.\n"),
+        }
+    }
+
     /// `POST /crl/now/<issuer>`: has lists made, and answers once they are served.
-    async fn publish_now(&self, issuer: &str, request: &Request<Incoming>, peer: SocketAddr) -> Answer {
-        if *request.method() != Method::POST {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "This is a command: use POST.\n");
-            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-            return answer;
-        }
-        // A page that a browser on this machine shows must not be able to command us.
-        if !peer.ip().to_canonical().is_loopback() || request.headers().contains_key(header::ORIGIN) {
-            return text(StatusCode::FORBIDDEN, "Commands are taken only from this machine, and not from browsers.\n");
-        }
-        let unknown = || text(StatusCode::NOT_FOUND, "There is no issuer of this name that publishes CRLs.\n");
+    async fn publish_now(&self, issuer: &str) -> Answer {
         let Ok(issuer) = issuer.parse() else { return unknown() };
+        let list = |list: ServedList| serde_json::json!({ "scope": list.scope, "number": list.number });
+        self.command("lists", list, |reply| Command::PublishNow { issuer, reply }).await
+    }
+
+    async fn ask_feeds(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<Vec<FeedReport>, Refused>>) -> Command,
+    ) -> Answer {
+        let report = |report: FeedReport| {
+            let name = ("feed".to_owned(), report.feed.into());
+            let counted = report.counted.into_iter().map(|(what, count)| (what.to_owned(), count.into()));
+            serde_json::Value::Object([name].into_iter().chain(counted).collect())
+        };
+        self.command("feeds", report, command).await
+    }
+
+    /// Hands a command on; the answer is JSON in which the outcome stands under `name`.
+    async fn command<T>(
+        &self,
+        name: &str,
+        told: impl Fn(T) -> serde_json::Value,
+        command: impl FnOnce(oneshot::Sender<Result<Vec<T>, Refused>>) -> Command,
+    ) -> Answer {
         let (reply, done) = oneshot::channel();
         let stopping = || text(StatusCode::SERVICE_UNAVAILABLE, "The service is stopping.\n");
-        if self.commands.send(Command::PublishNow { issuer, reply }).await.is_err() {
+        if self.commands.send(command(reply)).await.is_err() {
             return stopping();
         }
         match done.await {
-            Ok(Ok(lists)) => {
-                let lists: Vec<_> = lists
-                    .into_iter()
-                    .map(|list| serde_json::json!({ "scope": list.scope, "number": list.number }))
-                    .collect();
-                let body = serde_json::json!({ "lists": lists });
+            Ok(Ok(outcome)) => {
+                let outcome: Vec<_> = outcome.into_iter().map(told).collect();
+                let body = serde_json::json!({ name: outcome });
                 answer(StatusCode::OK, HeaderValue::from_static("application/json"), format!("{body}\n"))
             }
             Ok(Err(Refused::Unknown)) => unknown(),
@@ -204,6 +260,30 @@ impl Admin {
         }
         answer(StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), self.metrics.encode())
     }
+}
+
+/// Why what is a command is not even looked at.
+fn refusal(request: &Request<Incoming>, peer: SocketAddr) -> Option<Answer> {
+    if *request.method() != Method::POST {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "This is a command: use POST.\n");
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return Some(answer);
+    }
+    // A page that a browser on this machine shows must not be able to command us.
+    let strange = !peer.ip().to_canonical().is_loopback() || request.headers().contains_key(header::ORIGIN);
+    strange.then(|| text(StatusCode::FORBIDDEN, "Commands are taken only from this machine, and not from browsers.\n"))
+}
+
+fn unknown() -> Answer {
+    text(StatusCode::NOT_FOUND, "There is no issuer of this name that publishes CRLs.\n")
+}
+
+/// Who gives a command, from its body.
+async fn actor(request: Request<Incoming>) -> Option<String> {
+    let body = Limited::new(request.into_body(), ACTOR).collect();
+    let body = tokio::time::timeout(HEADER_TIME, body).await.ok()?.ok()?.to_bytes();
+    let actor = str::from_utf8(&body).ok()?.trim();
+    (!actor.is_empty()).then(|| actor.to_owned())
 }
 
 fn component(report: &Report) -> serde_json::Value {
@@ -261,10 +341,20 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::spawn(async move {
-                    while let Some(Command::PublishNow { issuer, reply }) = commands.recv().await {
-                        let list = ServedList { scope: issuer.to_string(), number: 7 };
-                        let known = issuer.as_str() == "demo";
-                        reply.send(if known { Ok(vec![list]) } else { Err(Refused::Unknown) }).unwrap();
+                    let report = |what| FeedReport { feed: "feed:demo".to_owned(), counted: vec![(what, 3)] };
+                    while let Some(command) = commands.recv().await {
+                        match command {
+                            Command::PublishNow { issuer, reply } => {
+                                let list = ServedList { scope: issuer.to_string(), number: 7 };
+                                let known = issuer.as_str() == "demo";
+                                reply.send(if known { Ok(vec![list]) } else { Err(Refused::Unknown) }).unwrap();
+                            }
+                            Command::Reconcile { reply } => reply.send(Ok(vec![report("mended")])).unwrap(),
+                            Command::ConfirmDrop { actor, reply } => {
+                                assert_eq!(actor, "boris");
+                                reply.send(Ok(vec![report("forgotten")])).unwrap();
+                            }
+                        }
                     }
                 });
                 admin.run(listener, stopped).await
@@ -295,8 +385,15 @@ mod tests {
             made.starts_with("HTTP/1.0 200 ") && made.contains(r#"{"lists":[{"number":7,"scope":"demo"}]}"#),
             "{made}"
         );
+        let reconciled = ask(address, "POST /database/reconcile");
+        assert!(reconciled.ends_with("{\"feeds\":[{\"feed\":\"feed:demo\",\"mended\":3}]}\n"), "{reconciled}");
+        let dropped = ask(address, "POST /database/confirm-drop HTTP/1.0\r\nContent-Length: 5\r\n\r\nboris");
+        assert!(dropped.ends_with("{\"feeds\":[{\"feed\":\"feed:demo\",\"forgotten\":3}]}\n"), "{dropped}");
         for (request, status) in [
             ("GET /crl/now/demo", 405),
+            ("GET /database/reconcile", 405),
+            ("POST /database/other", 404),
+            ("POST /database/confirm-drop", 400),
             ("POST /crl/now/other", 404),
             ("POST /crl/now/..%2f", 404),
             ("POST /crl/now/demo HTTP/1.0\r\nOrigin: http://evil.example\r\nX: y", 403),

@@ -41,7 +41,7 @@ const BEAT: Duration = Duration::from_secs(1);
 macro_rules! columns {
     () => {
         "r.serial, r.not_before, r.not_after, r.status = 'revoked', r.revoked_at, r.reason, r.invalidity_date, \
-         r.changed_at, r.released_at, r.shard, NULL, r.sha256"
+         r.changed_at, r.released_at, r.shard, r.ca, r.sha256"
     };
 }
 

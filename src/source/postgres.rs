@@ -43,7 +43,7 @@ const BEAT: Duration = Duration::from_secs(1);
 macro_rules! columns {
     () => {
         "serial, not_before, not_after, status = 'revoked', revoked_at, reason, invalidity_date, changed_at, \
-         released_at, shard, NULL::bool, sha256"
+         released_at, shard, ca = 1, sha256"
     };
 }
 

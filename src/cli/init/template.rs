@@ -136,6 +136,8 @@ impl Template {
 #poll = \"{poll}\"
 # Out of reach for longer than this, nothing new is signed but revocations.
 #max_staleness = \"1m\"
+# How often all of it is compared with what is known.
+#reconcile = \"1day\"
 
 [state]
 # CRL numbers and what was once published: keep it with the backups of the CA.

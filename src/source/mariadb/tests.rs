@@ -41,8 +41,11 @@ async fn opened(url: &str) -> MariaDbSource {
     source
 }
 
+/// With gaps locked, as by default, a transaction would hold up those that insert beside its own rows.
 async fn session(database: &Database<'_>) -> MySqlConnection {
-    MySqlConnection::connect(&database.url()).await.unwrap()
+    let mut session = MySqlConnection::connect(&database.url()).await.unwrap();
+    execute(&mut session, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await;
+    session
 }
 
 async fn execute(session: &mut MySqlConnection, sql: &str) {

@@ -116,9 +116,8 @@ fn a_transaction_that_stays_open_is_read_when_it_commits_and_holds_up_nothing() 
         execute(&mut slow, "COMMIT").await;
         execute(&mut lost, "ROLLBACK").await;
         let batch = source.changes(&position).await.unwrap();
-        assert_eq!((numbers(&batch), batch.gaps), (vec![100, 101, 102], 0));
-        let after = source.changes(&batch.position).await.unwrap();
-        assert_eq!((after.rows.len(), &after.position), (0, &batch.position));
+        assert_eq!(numbers(&batch), [100, 101, 102]);
+        assert_eq!(source.changes(&batch.position).await.unwrap().rows.len(), 0);
         assert_eq!(source.wait(Duration::ZERO).await.unwrap(), Waited::Quiet(Currency::Present));
     });
 }
