@@ -78,8 +78,11 @@ struct ReadyFeed {
     component: String,
     desk: Desk,
     /// Runs it until it is told to stop.
-    run: Box<dyn FnOnce(watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>>>,
+    run: Box<dyn FnOnce(watch::Receiver<bool>) -> Running>,
 }
+
+/// What runs until it is told to stop.
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What every part is given.
 struct Common {

@@ -286,7 +286,7 @@ async fn converges(dialect: Dialect, disturb: impl AsyncFn(&Node)) {
     let outcome = node.desk.reconcile().await.unwrap();
     over.store(true, Ordering::Release);
     let views = watching.join().unwrap();
-    let histories = histories.lock().unwrap();
+    let histories = histories.lock().unwrap().clone();
     println!("{transactions} transactions, {} certificates, {views} rounds of views", histories.len());
     assert!(transactions > 20 && views > 2);
     for (n, states) in histories.iter() {

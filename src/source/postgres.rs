@@ -142,7 +142,7 @@ impl Cursor {
 
     /// The oldest transaction that is not read.
     fn oldest_unread(&self) -> i64 {
-        self.unread.first().copied().unwrap_or(self.newest.saturating_add(1))
+        self.unread.first().copied().unwrap_or_else(|| self.newest.saturating_add(1))
     }
 }
 
@@ -619,7 +619,7 @@ mod copy {
     fn number(field: Option<&[u8]>) -> Option<Option<i64>> {
         match field {
             None => Some(None),
-            Some([octets @ ..]) if octets.len() == 8 => Some(octets.try_into().ok().map(i64::from_be_bytes)),
+            Some(octets) if octets.len() == 8 => Some(octets.try_into().ok().map(i64::from_be_bytes)),
             Some(octets) => Some(Some(i32::from_be_bytes(octets.try_into().ok()?).into())),
         }
     }
