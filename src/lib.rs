@@ -31,9 +31,10 @@
 //! | [`ocsp`] | request bytes to reply | index, sign |
 //! | [`crl`] | changes to complete and delta CRLs | index, sign, state |
 //! | [`http`] | listeners, routes, validators; health and metrics for the operator | ocsp, crl |
+//! | [`load`] | asks and judges a responder or CRL server as fast as it goes | ocsp |
 //! | [`config`] | `jarchy.toml` | crl, db, telemetry |
 //! | [`app`] | builds, connects, starts and stops all of it | everything but cli |
-//! | [`cli`] | one file for each command | app, config, registry, state, sign, ocsp, crl, http, telemetry |
+//! | [`cli`] | one file for each command | app, config, registry, state, sign, ocsp, crl, http, load, telemetry |
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -44,6 +45,8 @@ pub mod feed;
 pub mod health;
 pub mod http;
 pub mod index;
+#[cfg(target_os = "linux")]
+pub mod load;
 pub mod metrics;
 pub mod ocsp;
 pub mod pki;

@@ -204,7 +204,7 @@ fn has_extension(path: &Path) -> bool {
 }
 
 /// A file that was named or has a certificate's extension is read, another only if it begins like one.
-fn contents(path: &Path, named: bool) -> std::io::Result<Option<Vec<u8>>> {
+pub(super) fn contents(path: &Path, named: bool) -> std::io::Result<Option<Vec<u8>>> {
     if !named && !has_extension(path) {
         let mut head = Vec::new();
         std::fs::File::open(path)?.take(SNIFF).read_to_end(&mut head)?;
@@ -225,7 +225,7 @@ fn contains(bytes: &[u8], words: &[u8]) -> bool {
 }
 
 /// Every certificate of a DER or PEM file, each readable or not; none if nothing in it looks like one.
-fn certificates(bytes: &[u8]) -> Vec<anyhow::Result<Certificate>> {
+pub(super) fn certificates(bytes: &[u8]) -> Vec<anyhow::Result<Certificate>> {
     let read = |der: &[u8]| Certificate::from_der(der).map_err(anyhow::Error::from);
     if is_der(bytes) {
         return vec![read(bytes)];

@@ -113,7 +113,7 @@ fn load_file(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// DER as it is, or out of PEM.
-fn der(bytes: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+pub(super) fn der(bytes: Vec<u8>) -> anyhow::Result<Vec<u8>> {
     if bytes.first() == Some(&crate::der::tag::SEQUENCE) {
         return Ok(bytes);
     }

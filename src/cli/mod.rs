@@ -4,6 +4,8 @@
 //! the config file, so that they and the server cannot speak of two different ones.
 
 pub mod add;
+#[cfg(target_os = "linux")]
+pub mod bench;
 mod client;
 pub mod config;
 pub mod crl;
@@ -54,6 +56,8 @@ enum Command {
     Status(OnRegistry<status::Status>),
     Query(query::Query),
     Crl(crl::Crl),
+    #[cfg(target_os = "linux")]
+    Bench(Box<bench::Bench>),
     Healthcheck(healthcheck::Healthcheck),
     Config(config::ConfigCommand),
     Database(database::DatabaseCommand),
@@ -123,6 +127,8 @@ impl Cli {
             }
             Command::Query(command) => return command.run(out).await,
             Command::Crl(command) => return command.run(out).await,
+            #[cfg(target_os = "linux")]
+            Command::Bench(command) => return command.run(out).await,
             Command::Healthcheck(command) => command.run(out).await?,
             Command::Config(command) => command.run(out)?,
             Command::Database(command) => command.run(out).await?,

@@ -3,6 +3,7 @@
 //! Goes in: the response, what was asked, the CA's certificate, the time. Comes out: the status, or why the
 //! response proves nothing. Used by `jarchy query`; the responder itself does not need it.
 
+use super::request;
 use super::response::{self, Basic, CertStatus, Parsed, Single};
 use crate::der::{self, tag};
 use crate::pki::{Certificate, HashAlgorithm, Time};
@@ -99,7 +100,7 @@ pub fn check(
         (Some(_), Some(_)) => return Err(CheckError::Nonce),
         _ => false,
     };
-    let ours = |single: &&Single<'_>| single.cert_id == cert_id;
+    let ours = |single: &&Single<'_>| request::is_same_certificate(single.cert_id, cert_id);
     let single = basic.singles.iter().find(ours).ok_or(CheckError::OtherCertificate)?;
     let Single { status, this_update, next_update, .. } = *single;
     if now + SKEW < this_update || next_update + SKEW < now {

@@ -200,6 +200,17 @@ impl<'a> CertId<'a> {
     }
 }
 
+/// Whether two CertIDs name the same certificate by the same hash: for clients, as some responders write the
+/// parameters of the algorithm in their own way (OCSP-06).
+#[must_use]
+pub fn is_same_certificate(one: &[u8], other: &[u8]) -> bool {
+    let parts = |der| {
+        let id = CertId::read(&mut Reader::new(der)).ok()?;
+        Some((id.hash?, id.name_hash, id.key_hash, id.serial))
+    };
+    one == other || parts(one).is_some_and(|one| Some(one) == parts(other))
+}
+
 /// Reads a list of extensions. `whole` is for the list that belongs to the whole request; only there do
 /// nonce and preferences stand.
 fn read_extensions(extensions: &[u8], limits: Limits, whole: bool) -> Result<Extensions<'_>, Error> {
@@ -318,7 +329,9 @@ mod tests {
         absent.drain(11..13);
         let bytes = list_of(&[with_null.clone(), absent.clone()], &[]);
         let ids: Vec<_> = parse(&bytes, Limits::default()).unwrap().cert_ids().map(|id| id.raw.to_vec()).collect();
-        assert_eq!(ids, [with_null.clone(), absent]);
+        assert_eq!(ids, [with_null.clone(), absent.clone()]);
+        assert!(is_same_certificate(&with_null, &absent));
+        assert!(!is_same_certificate(&with_null, &cert_id(&[2])) && !is_same_certificate(&[], &absent));
         let mut odd = with_null;
         odd[11] = tag::OCTET_STRING;
         assert!(refused(&list_of(&[odd], &[])));

@@ -339,17 +339,74 @@ pub struct Basic<'a> {
     pub certificates: Vec<&'a [u8]>,
 }
 
+/// What a client sees of an OCSPResponse at a glance.
+#[derive(Clone, Copy, Debug)]
+pub enum Glance<'a> {
+    /// responseStatus other than successful.
+    Failure(u8),
+    /// A BasicOCSPResponse.
+    Basic {
+        /// The first SingleResponse that was looked for, if there is one.
+        single: Option<Single<'a>>,
+        /// Content of the nonce's extnValue.
+        nonce: Option<&'a [u8]>,
+    },
+}
+
 /// Reads an OCSPResponse.
 ///
 /// # Errors
 /// Whatever is not as RFC 6960 4.2.1 has it, a missing nextUpdate (OCSP-41) and an unknown critical
 /// extension included.
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Error> {
+    let (mut singles, mut certificates) = (Vec::new(), Vec::new());
+    Ok(match read(bytes, |single| singles.push(single), |der| certificates.push(der))? {
+        Err(status) => Parsed::Failure(status),
+        Ok(Outline { data, responder_id, produced_at, nonce, algorithm, signature }) => {
+            Parsed::Basic(Basic { data, responder_id, produced_at, singles, nonce, algorithm, signature, certificates })
+        }
+    })
+}
+
+/// Reads an OCSPResponse as strictly as [`parse`] does, without allocating, and keeps the first SingleResponse
+/// whose CertID `is_meant` is true of.
+///
+/// # Errors
+/// As [`parse`].
+pub fn glance<'a>(bytes: &'a [u8], is_meant: impl Fn(&[u8]) -> bool) -> Result<Glance<'a>, Error> {
+    let mut meant = None;
+    let keep = |single: Single<'a>| {
+        if meant.is_none() && is_meant(single.cert_id) {
+            meant = Some(single);
+        }
+    };
+    Ok(match read(bytes, keep, |_| {})? {
+        Err(status) => Glance::Failure(status),
+        Ok(outline) => Glance::Basic { single: meant, nonce: outline.nonce },
+    })
+}
+
+/// A BasicOCSPResponse without its lists.
+struct Outline<'a> {
+    data: &'a [u8],
+    responder_id: &'a [u8],
+    produced_at: Time,
+    nonce: Option<&'a [u8]>,
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+/// Shows every SingleResponse and certificate on the way. The inner error is a responseStatus other than successful.
+fn read<'a>(
+    bytes: &'a [u8],
+    single: impl FnMut(Single<'a>),
+    certificate: impl FnMut(&'a [u8]),
+) -> Result<Result<Outline<'a>, u8>, Error> {
     let mut response = der::outer(bytes, tag::SEQUENCE)?;
     let &[status] = response.value(tag::ENUMERATED)? else { return Err(Error::Value) };
     if status != 0 {
         response.finish()?;
-        return Ok(Parsed::Failure(status));
+        return Ok(Err(status));
     }
     let mut explicit = response.nested(tag::explicit(0))?;
     response.finish()?;
@@ -360,19 +417,22 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Error> {
     }
     let basic = response_bytes.value(tag::OCTET_STRING)?;
     response_bytes.finish()?;
-    parse_basic(basic).map(Parsed::Basic)
+    read_basic(basic, single, certificate).map(Ok)
 }
 
-fn parse_basic(bytes: &[u8]) -> Result<Basic<'_>, Error> {
+fn read_basic<'a>(
+    bytes: &'a [u8],
+    mut single: impl FnMut(Single<'a>),
+    mut certificate: impl FnMut(&'a [u8]),
+) -> Result<Outline<'a>, Error> {
     let mut basic = der::outer(bytes, tag::SEQUENCE)?;
     let data = basic.element(tag::SEQUENCE)?;
     let algorithm = basic.element(tag::SEQUENCE)?.raw;
     let [0, signature @ ..] = basic.value(tag::BIT_STRING)? else { return Err(Error::Value) };
-    let mut certificates = Vec::new();
     if let Some(certs) = basic.optional(tag::explicit(0))? {
         let mut list = der::outer(certs, tag::SEQUENCE)?;
         while !list.is_empty() {
-            certificates.push(list.element(tag::SEQUENCE)?.raw);
+            certificate(list.element(tag::SEQUENCE)?.raw);
         }
     }
     basic.finish()?;
@@ -382,9 +442,8 @@ fn parse_basic(bytes: &[u8]) -> Result<Basic<'_>, Error> {
     let responder_id = fields.any()?.raw;
     let produced_at = generalized(&mut fields)?;
     let mut list = fields.nested(tag::SEQUENCE)?;
-    let mut singles = Vec::new();
     while !list.is_empty() {
-        singles.push(parse_single(list.nested(tag::SEQUENCE)?)?);
+        single(parse_single(list.nested(tag::SEQUENCE)?)?);
     }
     let mut nonce = None;
     if let Some(extensions) = fields.optional(tag::explicit(1))? {
@@ -396,7 +455,7 @@ fn parse_basic(bytes: &[u8]) -> Result<Basic<'_>, Error> {
         })?;
     }
     fields.finish()?;
-    Ok(Basic { data: data.raw, responder_id, produced_at, singles, nonce, algorithm, signature, certificates })
+    Ok(Outline { data: data.raw, responder_id, produced_at, nonce, algorithm, signature })
 }
 
 fn parse_single(mut fields: Reader<'_>) -> Result<Single<'_>, Error> {
@@ -537,6 +596,14 @@ mod tests {
                     assert_eq!(basic.singles[0].next_update, Time::MAX);
                     assert_eq!((basic.signature, basic.responder_id), (signature, &template.responder_id[..]));
                     assert_eq!(basic.nonce.is_some(), !extensions.is_empty());
+                    let seen = |id: &[u8]| match glance(&whole, |found| found == id).unwrap() {
+                        Glance::Basic { single, nonce } => {
+                            assert_eq!(nonce, basic.nonce);
+                            single.map(|single| single.status)
+                        }
+                        Glance::Failure(code) => panic!("failure {code}"),
+                    };
+                    assert_eq!((seen(&cert_id), seen(b"another")), (Some(status), None));
                 }
             }
         }

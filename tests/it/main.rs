@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 
+#[cfg(target_os = "linux")]
+mod bench;
 mod cli;
 mod crash;
 mod crl;
