@@ -151,8 +151,10 @@ fn main() -> anyhow::Result<()> {
     let database = server.database();
     let runtime = tokio::runtime::Runtime::new()?;
     let place: Place = database.url().parse()?;
-    runtime
-        .block_on(async { anyhow::Ok(place.postgres(&registry::SERVER_KIND, Mode::Create).await?.close().await) })?;
+    runtime.block_on(async {
+        place.postgres(&registry::SERVER_KIND, Mode::Create).await?.close().await;
+        anyhow::Ok(())
+    })?;
     fill(&database, certificates);
 
     let dir = tempfile::tempdir()?;

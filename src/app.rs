@@ -15,11 +15,13 @@
 mod clock;
 mod commands;
 mod lists;
+mod sources;
 
-use crate::config::{self, Config, OcspSigner, ShardBy};
+pub use sources::source_of;
+
+use crate::config::{self, Config, OcspSigner};
 use crate::crl::Shelf;
-use crate::db::{Engine, Place, Server as DatabaseServer};
-use crate::feed::{Desk, Fed, Feed, Pace, Parts};
+use crate::feed::{Desk, Fed, Feed, Pace};
 use crate::health::Health;
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
@@ -35,9 +37,6 @@ use crate::pki::{Certificate, Clock, ClockGuard, Issuer, IssuerName, SystemClock
 use crate::registry::Registry;
 use crate::sign::Signer;
 use crate::source::Source;
-use crate::source::mariadb::MariaDbSource;
-use crate::source::postgres::PostgresSource;
-use crate::source::sqlite::SqliteSource;
 use crate::state::State;
 use crate::telemetry::Logs;
 use anyhow::Context;
@@ -132,7 +131,9 @@ pub async fn serve(
     let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state };
     let watch = ClockWatch::begin(&common).await?;
     // A database that is missing or somebody else's is better said now than waited for.
-    open_registry(&config).await?.close().await;
+    if config.uses_database() {
+        open_registry(&config).await?.close().await;
+    }
     let mut issuers = Vec::new();
     let (mut lists, mut desks) = (Vec::new(), Desks::new());
     for settings in &config.issuers {
@@ -149,7 +150,7 @@ pub async fn serve(
     }
     let mut ids = 0..;
     let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
-    let feeds = feeds(&config, &issuers, &common);
+    let feeds = sources::feeds(&config, &issuers, &common);
 
     // Before anyone is served: whoever is refused a start has answered nothing.
     let operators = config.server.admin.map(admin_listener).transpose()?;
@@ -278,38 +279,6 @@ fn watched(
     }
 }
 
-/// One feed for each source, under the name of its health component. An adapter of another kind is one more
-/// arm; each feeds the issuers that the config tells it.
-fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> Vec<ReadyFeed> {
-    let fed = config.issuers.iter().zip(issuers).map(|(settings, lasting)| {
-        let reasons = settings.profile.policy().reasons;
-        let shards = settings.crl.as_ref().and_then(|crl| crl.shards.as_ref());
-        let parts = match shards.map(|shards| shards.by) {
-            Some(ShardBy::Kind) => Parts::Kinds,
-            _ => Parts::Shards,
-        };
-        let hashes = settings.ocsp.cert_hash;
-        let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes, parts };
-        (settings.name.clone(), fed)
-    });
-    let (fed, database) = (fed.collect(), &config.database);
-    vec![match &database.place {
-        Place::File(path) => start("database", SqliteSource::new(path.clone(), database.poll), fed, config, common),
-        Place::Server(server) => match server.engine() {
-            Engine::Postgres => start(
-                "database",
-                PostgresSource::new(DatabaseServer::clone(server), database.poll),
-                fed,
-                config,
-                common,
-            ),
-            Engine::MariaDb => {
-                start("database", MariaDbSource::new(DatabaseServer::clone(server), database.poll), fed, config, common)
-            }
-        },
-    }]
-}
-
 fn start(
     name: &str,
     source: impl Source + 'static,
@@ -365,11 +334,18 @@ impl Signals {
 /// Opens the issuance database of `config`, and registers there the issuers that it does not know yet.
 ///
 /// # Errors
-/// If it is missing or somebody else's, or calls another CA by the name of one of these.
+/// If it is missing or somebody else's, or calls another CA by the name of one of these; or if every issuer of
+/// the config has a source of its own, so that there is none.
 pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
+    anyhow::ensure!(
+        config.uses_database(),
+        "{}: every issuer has a source of its own, so that there is no issuance database to work on: certificates are \
+         issued and revoked by the CA's own software",
+        config.file.display()
+    );
     let registry = Registry::open(&config.database.place).await?;
     let known = registry.issuers().await?;
-    for issuer in &config.issuers {
+    for issuer in config.issuers.iter().filter(|issuer| issuer.source.is_none()) {
         let certificate = read_certificate(&issuer.certificate)?;
         match known.iter().find(|known| known.name == issuer.name) {
             None => registry
@@ -470,10 +446,13 @@ fn policy(settings: &config::Issuer, config: &Config) -> Policy {
         lifetime: ocsp.lifetime,
         max_age_good: ocsp.max_age,
         max_age_uncertain: ocsp.max_age_uncertain,
-        not_issued: match ocsp.not_issued {
-            config::NotIssued::Unauthorized => NotIssued::Unauthorized,
-            config::NotIssued::Unknown => NotIssued::Unknown,
-            config::NotIssued::Revoked => NotIssued::Revoked,
+        not_issued: match (settings.source.as_ref().and_then(|source| source.absent), ocsp.not_issued) {
+            (Some(config::Absent::Good), _) => NotIssued::Good,
+            (Some(config::Absent::Unknown), _) | (None, config::NotIssued::Unknown) => NotIssued::Unknown,
+            (Some(config::Absent::Unauthorized), _) | (None, config::NotIssued::Unauthorized) => {
+                NotIssued::Unauthorized
+            }
+            (None, config::NotIssued::Revoked) => NotIssued::Revoked,
         },
         not_yet_valid: match ocsp.not_yet_valid {
             config::NotYetValid::Status => NotYetValid::Status,

@@ -10,8 +10,10 @@
 mod file;
 pub mod profile;
 pub mod show;
+pub mod source;
 
 pub use profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId, ShardBy};
+pub use source::{Absent, Source};
 
 use crate::crl::{self, History, KeepExpired};
 use crate::db::{self, Credentials, Place, Tls};
@@ -143,6 +145,8 @@ pub struct Issuer {
     pub ca_revoked: Option<Revocation>,
     /// The CA's life is over: the answers and lists that are signed now never lapse.
     pub end_of_life: bool,
+    /// Where its certificates are read from, when that is not [`Config::database`].
+    pub source: Option<Source>,
     /// How it answers.
     pub ocsp: Ocsp,
     /// How it publishes CRLs; `None` where the CA's key is not at hand.
@@ -443,6 +447,12 @@ impl Config {
         })
     }
 
+    /// Whether any issuer's certificates are in [`Config::database`].
+    #[must_use]
+    pub fn uses_database(&self) -> bool {
+        self.issuers.iter().any(|issuer| issuer.source.is_none())
+    }
+
     /// The issuer called `name`.
     #[must_use]
     pub fn issuer(&self, name: &str) -> Option<&Issuer> {
@@ -709,8 +719,18 @@ impl Check<'_> {
 
     fn issuer(&mut self, issuer: Spanned<file::Issuer>) -> Option<Issuer> {
         let span = issuer.span();
-        let file::Issuer { name, certificate, profile, hold, ca_revoked_at, ca_revoked_reason, end_of_life, ocsp, crl } =
-            issuer.into_inner();
+        let file::Issuer {
+            name,
+            certificate,
+            profile,
+            hold,
+            ca_revoked_at,
+            ca_revoked_reason,
+            end_of_life,
+            source,
+            ocsp,
+            crl,
+        } = issuer.into_inner();
         let parsed = name.get_ref().parse::<IssuerName>();
         if let Err(error) = &parsed {
             self.at(name.span(), error.to_string(), "the name stands in URLs, such as /crl/<name>.crl");
@@ -728,6 +748,11 @@ impl Check<'_> {
             self.at(end.span(), message, "leave `end_of_life` out, or choose the profile etsi or national");
         }
         let ca_revoked = self.ca_revoked(ca_revoked_at, ca_revoked_reason);
+        if let Some(source) = &source {
+            self.beside_source(source, ocsp.not_issued.as_ref(), crl.as_ref().map(|crl| crl.key.span()));
+        }
+        // What is wrong with a source was noted; without one the rest is checked all the same.
+        let source = source.and_then(|source| self.source(source.into_inner()));
         let crl = crl.map(|crl| self.crl(crl, profile));
         let signers = self.signers(&ocsp, crl.as_ref(), span);
         let ocsp = self.ocsp(ocsp, profile, signers);
@@ -738,6 +763,7 @@ impl Check<'_> {
             hold: hold.map_or(policy.hold, Spanned::into_inner),
             ca_revoked,
             end_of_life: end_of_life.is_some_and(Spanned::into_inner),
+            source,
             ocsp: ocsp?,
             crl,
         })
@@ -827,7 +853,7 @@ impl Check<'_> {
             lifetime,
             max_age,
             max_age_uncertain,
-            not_issued: ocsp.not_issued.unwrap_or(policy.not_issued),
+            not_issued: ocsp.not_issued.map_or(policy.not_issued, Spanned::into_inner),
             nonce: ocsp.nonce,
             live_rate,
             live_rate_per_client,
@@ -939,7 +965,7 @@ impl Check<'_> {
             self.at(span, message, "make `max_delay` at least as long as `debounce`");
         }
         Crl {
-            key: self.path(crl.key),
+            key: self.path(crl.key.into_inner()),
             interval,
             lifetime,
             delta_lifetime,

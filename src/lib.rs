@@ -23,7 +23,7 @@
 //! | [`telemetry`] | logs | nothing |
 //! | [`db`] | databases of our own, in SQLite files and on servers: open, make, migrate | – |
 //! | [`registry`] | the issuance database: schema, add, revoke, hold, release | db, sign |
-//! | [`source`] | reading an issuance database by position | db, registry |
+//! | [`source`] | reading an issuance database by position, whichever kind it is | db, registry, sign |
 //! | [`state`] | the durable memory: revocations seen, CRL numbers, lists, journal | db |
 //! | [`index`] | what was issued and its status, behind arc-swap | – |
 //! | [`feed`] | keeps index and state in agreement with a source | source, index, state |

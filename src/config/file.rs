@@ -4,6 +4,7 @@
 //! text, so that what is wrong between two settings can be shown where it stands.
 
 use super::profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId, ShardBy};
+use super::source::{Absent, Kind};
 use crate::telemetry::Format;
 use humantime_serde::Serde;
 use serde::Deserialize;
@@ -102,9 +103,22 @@ pub(super) struct Issuer {
     pub(super) ca_revoked_at: Setting<String>,
     pub(super) ca_revoked_reason: Setting<String>,
     pub(super) end_of_life: Setting<bool>,
+    pub(super) source: Setting<Source>,
     #[serde(default)]
     pub(super) ocsp: Ocsp,
     pub(super) crl: Option<Crl>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Source {
+    pub(super) kind: Spanned<Kind>,
+    pub(super) path: Setting<PathBuf>,
+    pub(super) certificates: Setting<PathBuf>,
+    pub(super) url: Setting<String>,
+    pub(super) delta: Setting<String>,
+    pub(super) poll: Setting<Duration>,
+    pub(super) absent: Setting<Absent>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,7 +129,7 @@ pub(super) struct Ocsp {
     pub(super) lifetime: Setting<Duration>,
     pub(super) max_age: Setting<Duration>,
     pub(super) max_age_uncertain: Setting<Duration>,
-    pub(super) not_issued: Option<NotIssued>,
+    pub(super) not_issued: Setting<NotIssued>,
     #[serde(default)]
     pub(super) nonce: Nonce,
     pub(super) live_rate: Option<u32>,
@@ -148,7 +162,7 @@ pub(super) struct Delegate {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Crl {
-    pub(super) key: PathBuf,
+    pub(super) key: Spanned<PathBuf>,
     pub(super) interval: Setting<Duration>,
     pub(super) lifetime: Setting<Duration>,
     pub(super) delta_lifetime: Setting<Duration>,

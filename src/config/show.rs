@@ -4,9 +4,10 @@
 //! each behind it the line it was set in, or the profile, or the word default. Invariant: what is shown,
 //! read as a config file, is the same config.
 
+use super::source::{From, Place, Source};
 use super::{Config, Crl, Issuer, OcspSigner};
 use crate::crl::{History, KeepExpired};
-use crate::db::Place;
+use crate::db;
 use humantime_serde::re::humantime::format_duration;
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
@@ -122,8 +123,8 @@ impl Shown<'_> {
         self.header("[database]");
         let place = [Step::Name("database")];
         match &config.database.place {
-            Place::File(file) => self.setting(&place, "path", path(file), "default"),
-            Place::Server(server) => {
+            db::Place::File(file) => self.setting(&place, "path", path(file), "default"),
+            db::Place::Server(server) => {
                 let (tls, file) = (server.tls(), |file: &Option<PathBuf>| file.as_deref().and_then(path));
                 self.setting(&place, "url", quoted(server), "default");
                 self.setting(&place, "password_file", file(&server.credentials().password_file), "default");
@@ -154,10 +155,32 @@ impl Shown<'_> {
         self.setting(&place, "ca_revoked_at", revoked.and_then(|revoked| quoted(revoked.at)), "default");
         self.setting(&place, "ca_revoked_reason", revoked.and_then(|revoked| quoted(revoked.reason)), "default");
         self.setting(&place, "end_of_life", plain(issuer.end_of_life), "default");
+        if let Some(source) = &issuer.source {
+            self.source(nth, source);
+        }
         self.ocsp(nth, issuer, &profile);
         if let Some(crl) = &issuer.crl {
             self.crl(nth, crl, &profile);
         }
+    }
+
+    fn source(&mut self, nth: usize, source: &Source) {
+        let place = [Step::Name("issuer"), Step::Nth(nth), Step::Name("source")];
+        self.header("[issuer.source]");
+        self.setting(&place, "kind", quoted(source.from.kind()), "default");
+        match &source.from {
+            From::IndexTxt { path: file, certificates } => {
+                self.setting(&place, "path", path(file), "default");
+                self.setting(&place, "certificates", certificates.as_deref().and_then(path), "default");
+            }
+            From::Crl { list, delta } => {
+                let name = if matches!(list, Place::Url(_)) { "url" } else { "path" };
+                self.setting(&place, name, quoted(list), "default");
+                self.setting(&place, "delta", delta.as_ref().and_then(quoted), "default");
+            }
+        }
+        self.setting(&place, "poll", time(source.poll), "default");
+        self.setting(&place, "absent", source.absent.and_then(quoted), "default");
     }
 
     fn ocsp(&mut self, nth: usize, issuer: &Issuer, profile: &str) {
@@ -177,7 +200,9 @@ impl Shown<'_> {
         self.setting(&place, "lifetime", time(ocsp.lifetime), profile);
         self.setting(&place, "max_age", time(ocsp.max_age), profile);
         self.setting(&place, "max_age_uncertain", time(ocsp.max_age_uncertain), profile);
-        self.setting(&place, "not_issued", quoted(ocsp.not_issued), profile);
+        if issuer.source.as_ref().is_none_or(|source| source.absent.is_none()) {
+            self.setting(&place, "not_issued", quoted(ocsp.not_issued), profile);
+        }
         self.setting(&place, "not_yet_valid", quoted(ocsp.not_yet_valid), "default");
         self.setting(&place, "nonce", quoted(ocsp.nonce), "default");
         self.setting(&place, "live_rate", plain(ocsp.live_rate), "default");
@@ -265,7 +290,9 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_the_same_config() {
-        for name in ["minimal.toml", "answer-only.toml", "two-issuers.toml", "all-settings.toml"] {
+        let samples = ["minimal", "answer-only", "two-issuers", "all-settings", "index-txt", "crl-source"];
+        for name in samples.map(|name| format!("{name}.toml")) {
+            let name = name.as_str();
             let (config, _, shown) = shown(name);
             let again = Config::from_text(&shown, &config.file).unwrap_or_else(|error| panic!("{error}\n{shown}"));
             assert_eq!(format!("{again:#?}"), format!("{config:#?}"), "{name}\n{shown}");

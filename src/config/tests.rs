@@ -299,3 +299,34 @@ fn what_is_wrong_with_a_database_is_said_without_its_password() {
         assert!(shown.contains(says) && !shown.contains("s3cret"), "{settings}\n{shown}");
     }
 }
+
+#[test]
+fn a_source_of_its_own_takes_the_settings_of_its_kind_and_no_others() {
+    let crl = sample("crl-source.toml");
+    let source = crl.issuers[0].source.as_ref().unwrap();
+    assert_eq!((source.absent, source.poll, crl.uses_database()), (Some(Absent::Good), SECOND, false));
+    let index = sample("index-txt.toml");
+    let source = index.issuers[0].source.as_ref().unwrap();
+    let path = index.file.parent().unwrap().join("index.txt");
+    assert_eq!(source.from, source::From::IndexTxt { path, certificates: None });
+    assert_eq!((source.absent, source.poll), (None, SECOND));
+
+    let of = |settings: &str| faults(&format!("{CA}[issuer.ocsp]\nkey = \"ca.key\"\n[issuer.source]\n{settings}\n"));
+    for (settings, says) in [
+        ("kind = \"index.txt\"", ":7:8: this kind of source needs one setting more"),
+        ("kind = \"index.txt\"\npath = \"i\"\nurl = \"http://a/b\"", ":9:7: a source of kind index.txt has no `url`"),
+        ("kind = \"index.txt\"\npath = \"i\"\nabsent = \"good\"", ":9:10: this source knows which serials were never"),
+        ("kind = \"crl\"\nabsent = \"good\"", ":7:8: one of `path` and `url` says where the list is"),
+        ("kind = \"crl\"\npath = \"c\"", ":7:8: this source does not know what was issued"),
+        ("kind = \"crl\"\nurl = \"https://a/b\"\nabsent = \"good\"", ":8:7: \"https://a/b\" is no URL that a list"),
+        ("kind = \"crl\"\npath = \"c\"\nabsent = \"revoked\"", "unknown variant `revoked`"),
+        ("kind = \"ldap\"", "unknown variant `ldap`"),
+    ] {
+        assert!(of(settings).contains(says), "{settings}\n{}", of(settings));
+    }
+    let source = "[issuer.source]\nkind = \"crl\"\npath = \"c\"\nabsent = \"good\"\n";
+    let shown =
+        faults(&format!("{CA}{source}[issuer.ocsp]\nnot_issued = \"unknown\"\n[issuer.crl]\nkey = \"ca.key\"\n"));
+    assert!(shown.contains(":9:14: a CRL does not tell what was issued"), "{shown}");
+    assert!(shown.contains(":11:7: the CA publishes its own lists"), "{shown}");
+}

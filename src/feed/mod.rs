@@ -48,6 +48,8 @@ const HEARD_AFTER: Duration = Duration::from_millis(250);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Rows of one page of the first load.
 const PAGE: usize = 10_000;
+/// Certificates that are read anew at once, at most.
+const REREAD: usize = 1_000;
 /// Rows collected during a load before they are merged, at least; more when the index is large, so that
 /// loading does not rewrite the index again and again.
 const LOAD_BATCH: usize = 65_536;
@@ -117,6 +119,8 @@ pub struct Feed<S> {
     /// What the indexes are at least as new as; `None` until everything was loaded.
     position: watch::Sender<Option<Position>>,
     as_of: Option<Time>,
+    /// After which nothing that the source said holds any more, where it says so.
+    until: Option<Time>,
     vanished: Vanished,
     desk: Desk,
     orders: mpsc::Receiver<Order>,
@@ -148,6 +152,7 @@ impl<S: Source> Feed<S> {
             doubts: Doubts::default(),
             position: watch::Sender::new(None),
             as_of: None,
+            until: None,
             vanished: Vanished::default(),
             desk,
             orders,
@@ -332,6 +337,9 @@ impl<S: Source> Feed<S> {
             self.flush(&issuer, &mut records, 0);
         }
         tracing::info!(certificates = self.known(), "the issuance database was read");
+        if !self.source.knows_issued() {
+            self.look_for_releases(as_of).await?;
+        }
         if !asked.is_empty() {
             self.reconcile = Some(Reconcile { asked, ..Reconcile::begin(self.expected()) });
         } else if seen < expected {
@@ -340,14 +348,34 @@ impl<S: Source> Feed<S> {
         Ok(head)
     }
 
+    /// A source that names revoked certificates only does not name one whose hold is over, so it is asked.
+    async fn look_for_releases(&mut self, as_of: Time) -> Result<(), SourceError> {
+        let mut held = Vec::new();
+        for (issuer, Fed { index, .. }) in &self.issuers {
+            let issuer: Arc<str> = issuer.as_str().into();
+            index.view().for_each_revoked(|serial, record| {
+                if record.status.is_hold() {
+                    held.push(Key { issuer: Arc::clone(&issuer), serial: serial.as_bytes().to_vec() });
+                }
+            });
+        }
+        for keys in held.chunks(REREAD) {
+            let reading = self.source.reread(keys);
+            let (rows, odd) = within(self.pace.read_time, "certificates on hold", reading).await?;
+            self.odd(&odd);
+            self.take(rows, as_of).await;
+        }
+        Ok(())
+    }
+
     /// Certificates in the indexes.
     fn known(&self) -> u64 {
         self.issuers.values().map(|fed| fed.index.issued()).sum()
     }
 
-    /// Certificates that the database should have.
+    /// Certificates that the database should have; none that it names only while they are revoked.
     fn expected(&self) -> u64 {
-        self.known().saturating_sub(self.vanished.len())
+        if self.source.knows_issued() { self.known().saturating_sub(self.vanished.len()) } else { 0 }
     }
 
     fn is_complete(&self) -> bool {
@@ -621,12 +649,19 @@ impl<S: Source> Feed<S> {
             Currency::Present => Some(sampled),
             Currency::At(time) => Some(time.min(sampled)),
             Currency::Lagging(grace) => Some(sampled - grace),
+            Currency::Until { at, .. } => Some(at.min(sampled)),
             Currency::Unknown => None,
         };
         self.as_of = self.as_of.max(proved);
+        if let Currency::Until { until, .. } = currency {
+            self.until = Some(until);
+        }
         for Fed { index, .. } in self.issuers.values() {
             if let Some(proved) = proved {
                 index.vouch(proved);
+            }
+            if let Some(until) = self.until {
+                index.hold_until(until);
             }
             if !index.is_complete() {
                 index.set_complete();
@@ -640,9 +675,17 @@ impl<S: Source> Feed<S> {
 
     /// Tells in health how the feed is.
     fn speak(&mut self, now: Time) {
-        let stale = self.as_of.is_none_or(|as_of| now.since(as_of) > self.pace.max_staleness);
-        let alarm = self.memory.alarm().or_else(|| self.vanished.alarm()).or_else(|| self.doubts.alarm());
+        let stale = match self.until {
+            Some(until) => now >= until,
+            None => self.as_of.is_none_or(|as_of| now.since(as_of) > self.pace.max_staleness),
+        };
+        let alarm = self.memory.alarm().or_else(|| self.source.complaint()).or_else(|| self.vanished.alarm());
+        let alarm = alarm.or_else(|| self.doubts.alarm());
         match (stale, alarm) {
+            (true, alarm) if self.until.is_some() => self.health.failed(format!(
+                "the CRL has lapsed, so that nothing but revoked is answered{}",
+                alarm.map(|alarm| format!(": {alarm}")).unwrap_or_default()
+            )),
             (true, _) => self.health.failed(match self.as_of {
                 Some(as_of) => format!(
                     "the database can be read, but proves nothing later than {as_of}: a replica that stands still?"

@@ -119,6 +119,8 @@ pub struct Index {
     followed: AtomicBool,
     /// Unix seconds; [`NEVER`] until the feed has reported.
     as_of: AtomicI64,
+    /// Unix seconds; [`NEVER`] where no end was set.
+    until: AtomicI64,
     complete: AtomicBool,
     issued: AtomicU64,
     /// The shards that the database names, if anybody asked for them to be kept.
@@ -153,6 +155,7 @@ impl Index {
             changed: Notify::new(),
             followed: AtomicBool::new(false),
             as_of: AtomicI64::new(NEVER),
+            until: AtomicI64::new(NEVER),
             complete: AtomicBool::new(false),
             issued: AtomicU64::new(0),
             shards: OnceLock::new(),
@@ -176,6 +179,19 @@ impl Index {
     /// The feed vouches for everything up to `as_of`; it never goes back.
     pub fn vouch(&self, as_of: Time) {
         self.as_of.fetch_max(as_of.unix(), Ordering::AcqRel);
+    }
+
+    /// The end of what the source vouches for, where it sets one: nextUpdate of the CRL that is the source. Read it
+    /// *before* [`Index::as_of`]: that is then at least as new.
+    #[must_use]
+    pub fn until(&self) -> Option<Time> {
+        let seconds = self.until.load(Ordering::Acquire);
+        (seconds != NEVER).then(|| Time::from_unix(seconds))
+    }
+
+    /// What the source vouched for last holds until then and no longer.
+    pub fn hold_until(&self, until: Time) {
+        self.until.store(until.unix(), Ordering::Release);
     }
 
     /// Whether the feed has reached the database's head since the start; before that only known

@@ -18,9 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// What is said of serials that were never issued (OCSP-34); good is not among the choices.
+/// What is said of serials that were never issued (OCSP-34); good is a choice only where nobody knows what was.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NotIssued {
+    /// Good: the source names revoked certificates only, and the operator wants it so (promise 1).
+    Good,
     /// The unsigned error: cheap.
     Unauthorized,
     /// The signed status.
@@ -246,8 +248,8 @@ pub(super) struct Plan {
     pub(super) since: Time,
     /// The second from which a newer answer is signed; HTTP caches ask again then.
     pub(super) renewed_at: Time,
-    /// For how long an older answer may still be given once this one could be signed.
-    pub(super) grace: Duration,
+    /// Until when an older answer may still be given though this one could be signed.
+    pub(super) overdue_until: Time,
     pub(super) max_age: Duration,
     /// Whether the index is current enough to sign this; an answer signed before may be given in any case.
     pub(super) may_sign: bool,
@@ -255,6 +257,10 @@ pub(super) struct Plan {
     pub(super) sha256: Option<[u8; 32]>,
     /// The serial was never issued, whatever the status says.
     pub(super) absent: bool,
+    /// Nobody knows whether it was issued, and it is not revoked.
+    pub(super) unlisted: bool,
+    /// An answer that ends earlier is to be signed anew, though nothing in it changed.
+    pub(super) at_least_until: Time,
 }
 
 /// Why nothing is said of a certificate.
@@ -370,21 +376,26 @@ impl Authority {
     /// What is to be said of `serial` in an answer that `key` signs. `None` for `serial` stands for one
     /// that no certificate can have.
     pub(super) fn plan(&self, serial: Option<&Serial>, key: &Key, now: Time) -> Result<Plan, Silence> {
-        // In this order: the view is then at least as new as what is claimed for it.
+        // In this order: each is then at least as new as what is claimed for it.
+        let until = self.index.until();
         let as_of = self.index.as_of();
         let complete = self.index.is_complete();
         let record = serial.and_then(|serial| self.index.view().get(serial));
-        let current = complete && as_of.is_some_and(|as_of| now.since(as_of) <= self.policy.max_staleness);
+        let fresh = |as_of| until.map_or_else(|| now.since(as_of) <= self.policy.max_staleness, |until| now < until);
+        let current = complete && as_of.is_some_and(fresh);
         if let Some(revocation) = self.policy.ca_revoked {
             let until = as_of.unwrap_or(now);
             let plan = self.plan_known(serial, &self.of_revoked_ca(record, revocation, now), key, until, true);
             return Ok(if current { plan } else { self.outlasting(plan, key, now) });
         }
+        let listed = as_of.zip(until);
         let Some(record) = record else {
-            return match (complete, as_of) {
-                (true, Some(as_of)) => self.plan_absent(key, as_of, now, current),
-                _ => Err(Silence::Unready),
+            let (true, Some(as_of)) = (complete, as_of) else { return Err(Silence::Unready) };
+            let plan = match serial {
+                Some(_) if self.policy.not_issued == NotIssued::Good => self.plan_unlisted(serial, key, as_of, current),
+                _ => self.plan_absent(key, as_of, now, current)?,
             };
+            return Ok(self.within(listed, plan, serial, now));
         };
         let revoked = record.status != Status::Good;
         // Promise 12: until the feed has reached the head, only what is known to be revoked is known.
@@ -403,7 +414,36 @@ impl Authority {
             return Ok(self.plan_unknown(CertStatus::Unknown, key, known_until, now, current, until));
         }
         let plan = self.plan_known(serial, &record, key, known_until, current || revoked);
-        Ok(if revoked && !current { self.outlasting(plan, key, now) } else { plan })
+        Ok(if revoked && !current { self.outlasting(plan, key, now) } else { self.within(listed, plan, serial, now) })
+    }
+
+    /// Where a CRL is the source, an answer says what the list says, from its thisUpdate and at most to its
+    /// nextUpdate. It lives no longer than others all the same, counted from the alignment point before `now`.
+    fn within(&self, listed: Option<(Time, Time)>, plan: Plan, serial: Option<&Serial>, now: Time) -> Plan {
+        let Some((this_update, until)) = listed else { return plan };
+        let (since, began) = (plan.since.min(this_update), self.aligned(serial, now));
+        if plan.absent {
+            let next_update = plan.next_update.min(until);
+            return Plan { this_update, since, next_update, renewed_at: next_update, ..plan };
+        }
+        let next_update = (began + self.policy.lifetime).min(until);
+        Plan {
+            this_update,
+            since,
+            next_update,
+            at_least_until: next_update,
+            renewed_at: Time::from_unix(began.unix().saturating_add(self.policy.period())).min(until),
+            overdue_until: began + self.policy.grace(),
+            ..plan
+        }
+    }
+
+    /// Nobody knows whether it was issued; the operator wants it called good as long as it is not revoked.
+    fn plan_unlisted(&self, serial: Option<&Serial>, key: &Key, as_of: Time, may_sign: bool) -> Plan {
+        let (not_before, since) = (Time::default(), Time::default());
+        let record = Record { not_before, not_after: Time::MAX, status: Status::Good, since, sha256: None };
+        let plan = self.plan_known(serial, &record, key, as_of, may_sign);
+        Plan { unlisted: true, max_age: plan.max_age.min(ABSENT_LIFETIME), ..plan }
     }
 
     /// A revocation stands without the database too (promises 2 and 12). Its date stays what is known, which
@@ -451,11 +491,13 @@ impl Authority {
             next_update,
             since: record.since,
             renewed_at: Time::from_unix(aligned.unix().saturating_add(self.policy.period())),
-            grace: self.policy.grace(),
+            overdue_until: this_update + self.policy.grace(),
             max_age,
             may_sign,
             sha256: record.sha256.filter(|_| self.policy.cert_hash),
             absent: false,
+            unlisted: false,
+            at_least_until: Time::default(),
         }
     }
 
@@ -476,7 +518,7 @@ impl Authority {
 
     fn plan_absent(&self, key: &Key, as_of: Time, now: Time, may_sign: bool) -> Result<Plan, Silence> {
         let status = match self.policy.not_issued {
-            NotIssued::Unauthorized => return Err(Silence::NotIssued),
+            NotIssued::Unauthorized | NotIssued::Good => return Err(Silence::NotIssued),
             NotIssued::Unknown => CertStatus::Unknown,
             NotIssued::Revoked => CertStatus::Revoked(NEVER_ISSUED),
         };
@@ -492,11 +534,13 @@ impl Authority {
             next_update: until,
             since: Time::default(),
             renewed_at: until,
-            grace: Duration::ZERO,
+            overdue_until: Time::default(),
             max_age: self.policy.max_age_uncertain.min(ABSENT_LIFETIME),
             may_sign,
             sha256: None,
             absent: true,
+            unlisted: false,
+            at_least_until: Time::default(),
         }
     }
 

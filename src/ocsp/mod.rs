@@ -323,7 +323,7 @@ impl Responder {
 
     async fn sign_alone(&self, client: Client, asked: &Asked<'_>) -> Result<Signed, Failure> {
         let Asked { authority, plan, now, .. } = asked;
-        if plan.absent && !self.may_spend(authority, client) {
+        if (plan.absent || plan.unlisted) && !self.may_spend(authority, client) {
             return Err(Failure::TryLater);
         }
         let more = asked.extensions(*now);
@@ -335,7 +335,7 @@ impl Responder {
     }
 
     const fn cache_for(&self, plan: &Plan) -> &Cache {
-        if plan.absent { &self.absent } else { &self.cache }
+        if plan.absent || plan.unlisted { &self.absent } else { &self.cache }
     }
 
     /// Several CertIDs get one answer, which is not kept; one that may not be answered spoils them all,
@@ -498,9 +498,12 @@ fn fit(signed: &Signed, asked: &Asked<'_>) -> Fit {
     let Asked { plan, now, .. } = asked;
     if signed.status != plan.status || signed.this_update < plan.since || *now >= signed.next_update {
         Fit::False
-    } else if !plan.may_sign || plan.absent || signed.this_update >= plan.this_update {
+    } else if !plan.may_sign
+        || plan.absent
+        || (signed.this_update >= plan.this_update && signed.next_update >= plan.at_least_until)
+    {
         Fit::Fresh
-    } else if now.since(plan.this_update) <= plan.grace {
+    } else if *now <= plan.overdue_until {
         Fit::Overdue
     } else {
         Fit::True
@@ -534,7 +537,7 @@ fn public(asked: &Asked<'_>, serial: Option<&Serial>, signed: &Signed) -> Cachin
     let Asked { plan, key, now, .. } = asked;
     let Signed { this_update, produced_at, next_update, .. } = *signed;
     let is_overdue = fit(signed, asked) == Fit::Overdue;
-    let renewed_at = if is_overdue { plan.this_update + plan.grace } else { plan.renewed_at };
+    let renewed_at = if is_overdue { plan.overdue_until } else { plan.renewed_at };
     let left = renewed_at.min(next_update - Duration::from_secs(1)).since(*now);
     // A prime, so that every bit of the hash counts.
     let spread = serial.map_or(0, |serial| authority::phase(serial, 127));

@@ -265,6 +265,13 @@ impl<'a> List<'a> {
         Entries { rest: Reader::new(self.entries) }
     }
 
+    /// The entries from the one on that stands `octets` before their end, see [`Entries::octets_left`].
+    #[must_use]
+    pub fn last_entries(&self, octets: usize) -> Entries<'a> {
+        let begin = self.entries.len().saturating_sub(octets);
+        Entries { rest: Reader::new(self.entries.get(begin..).unwrap_or_default()) }
+    }
+
     /// The issuer's name as people read it.
     #[must_use]
     pub fn issuer_text(&self) -> String {
@@ -309,6 +316,14 @@ pub fn reason_name(code: u8) -> String {
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
     rest: Reader<'a>,
+}
+
+impl Entries<'_> {
+    /// How many octets the entries take that are still to come.
+    #[must_use]
+    pub const fn octets_left(&self) -> usize {
+        self.rest.rest().len()
+    }
 }
 
 impl<'a> Iterator for Entries<'a> {

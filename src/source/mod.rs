@@ -8,6 +8,11 @@
 //! covers it was taken; so replaying is harmless, and no order matters. A call that the feed gave up waiting
 //! for is dropped in the middle; whatever state that leaves the adapter in, [`Source::open`] comes next.
 
+pub mod any;
+pub mod crl;
+mod fetch;
+mod file;
+pub mod index_txt;
 pub mod mariadb;
 mod own;
 pub mod postgres;
@@ -105,10 +110,17 @@ pub struct Position {
 pub enum Currency {
     /// Up to that moment: all that was committed before it has been given.
     Present,
-    /// Up to this time, by the clock of whoever wrote it: a replica's heartbeat, thisUpdate of a CRL.
+    /// Up to this time, by the clock of whoever wrote it: a replica's heartbeat.
     At(Time),
     /// Up to so long before that moment: the database keeps no order of commits.
     Lagging(Duration),
+    /// Up to `at`, and nothing that follows from it holds after `until`: thisUpdate and nextUpdate of a CRL.
+    Until {
+        /// thisUpdate.
+        at: Time,
+        /// nextUpdate.
+        until: Time,
+    },
     /// Nothing is proved: `as_of` stands still.
     Unknown,
 }
@@ -167,6 +179,14 @@ pub enum SourceError {
     /// The file is gone or another one stands in its place.
     #[error("{0} was replaced or removed")]
     Replaced(PathBuf),
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] crate::db::DbError),
@@ -217,5 +237,10 @@ pub trait Source: Send {
     /// revocations alone (promise 1).
     fn knows_issued(&self) -> bool {
         true
+    }
+
+    /// What an operator should know though the source can be read, as long as it is so.
+    fn complaint(&self) -> Option<String> {
+        None
     }
 }

@@ -6,6 +6,7 @@
 
 #[cfg(target_os = "linux")]
 mod bench;
+mod beside;
 mod cli;
 mod crash;
 mod crl;

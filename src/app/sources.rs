@@ -1,0 +1,84 @@
+//! The sources that the config names: one feed for `[database]`, and one for each issuer with a source of its own.
+
+use super::{Common, Lasting, ReadyFeed, read_certificate, start};
+use crate::config::source::{From, Place, Source as Settings};
+use crate::config::{self, Config, ShardBy};
+use crate::db;
+use crate::feed::{Fed, Parts};
+use crate::pki::{Issuer, IssuerName};
+use crate::source::any::Any;
+use crate::source::crl::{self, CrlSource};
+use crate::source::index_txt::IndexTxt;
+use crate::source::mariadb::MariaDbSource;
+use crate::source::postgres::PostgresSource;
+use crate::source::sqlite::SqliteSource;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// One feed for each source, under the name of its health component.
+pub(super) fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> Vec<ReadyFeed> {
+    let (mut feeds, mut in_database) = (Vec::new(), HashMap::new());
+    for (settings, lasting) in config.issuers.iter().zip(issuers) {
+        let reasons = settings.profile.policy().reasons;
+        let shards = settings.crl.as_ref().and_then(|crl| crl.shards.as_ref());
+        let parts = match shards.map(|shards| shards.by) {
+            Some(ShardBy::Kind) => Parts::Kinds,
+            _ => Parts::Shards,
+        };
+        let hashes = settings.ocsp.cert_hash;
+        let fed = Fed { index: Arc::clone(&lasting.index), reasons, hashes, parts };
+        match &settings.source {
+            None => _ = in_database.insert(settings.name.clone(), fed),
+            Some(source) => {
+                let (name, source) = (format!("issuer:{}", settings.name), adapter(source, &lasting.issuer));
+                feeds.push(start(&name, source, HashMap::from([(settings.name.clone(), fed)]), config, common));
+            }
+        }
+    }
+    if !in_database.is_empty() {
+        feeds.push(database_feed(config, in_database, common));
+    }
+    feeds
+}
+
+fn database_feed(config: &Config, fed: HashMap<IssuerName, Fed>, common: &Common) -> ReadyFeed {
+    let (name, poll) = ("database", config.database.poll);
+    match &config.database.place {
+        db::Place::File(path) => start(name, SqliteSource::new(path.clone(), poll), fed, config, common),
+        db::Place::Server(server) => match server.engine() {
+            db::Engine::Postgres => {
+                start(name, PostgresSource::new(db::Server::clone(server), poll), fed, config, common)
+            }
+            db::Engine::MariaDb => {
+                start(name, MariaDbSource::new(db::Server::clone(server), poll), fed, config, common)
+            }
+        },
+    }
+}
+
+/// What reads the certificates of `settings`, where it has a source of its own.
+///
+/// # Errors
+/// If the CA's certificate cannot be read.
+pub fn source_of(settings: &config::Issuer) -> anyhow::Result<Option<Any>> {
+    let Some(source) = &settings.source else { return Ok(None) };
+    let certificate = read_certificate(&settings.certificate)?;
+    Ok(Some(adapter(source, &Issuer { name: settings.name.clone(), certificate })))
+}
+
+fn adapter(source: &Settings, issuer: &Issuer) -> Any {
+    let place = |place: &Place| match place {
+        Place::File(path) => crl::Place::File(path.clone()),
+        Place::Url(uri) => crl::Place::Url(uri.clone()),
+    };
+    match &source.from {
+        From::IndexTxt { path, certificates } => {
+            let source = IndexTxt::new(path.clone(), certificates.clone(), &issuer.name, source.poll);
+            Any::IndexTxt(Box::new(source))
+        }
+        From::Crl { list, delta } => {
+            let source = CrlSource::new(issuer, place(list), delta.as_ref().map(place), source.poll);
+            Any::Crl(Box::new(source))
+        }
+    }
+}
