@@ -4,7 +4,7 @@
 use super::{add::Add, hold::Hold, release::Release, revoke::Revoke, status::Status};
 use crate::config::Config;
 use crate::pki::{Certificate, IssuerName, Reason, Time};
-use crate::registry::testing::{TestCa, audit, pem};
+use crate::registry::testing::{Case, TestCa, audit, on_each_database, pem};
 use crate::registry::{NewCertificate, Registry};
 use clap::{CommandFactory, Parser};
 use serde_json::Value;
@@ -20,7 +20,9 @@ enum Cli {
 }
 
 struct Desk {
+    /// For files.
     dir: tempfile::TempDir,
+    _case: Case,
     registry: Registry,
     ca: TestCa,
     name: IssuerName,
@@ -35,13 +37,13 @@ fn config(more: &str) -> Config {
 }
 
 impl Desk {
-    async fn new() -> Self {
+    async fn new(case: Case) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::create(&dir.path().join("issuance.db")).await.unwrap();
+        let registry = Registry::open(&case.place).await.unwrap();
         let ca = TestCa::new("Test CA");
         let name: IssuerName = "demo".parse().unwrap();
         registry.add_issuer(&name, &ca.certificate).await.unwrap();
-        Self { dir, registry, ca, name, config: config("") }
+        Self { dir, _case: case, registry, ca, name, config: config("") }
     }
 
     fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
@@ -91,6 +93,20 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+on_each_database! {
+    revoke_says_what_was_done_and_leaves_it_in_the_database
+    what_is_revoked_already_changes_only_by_update
+    bad_orders_are_refused_with_the_way_out
+    hold_and_release_and_a_hold_that_becomes_final
+    rev_14_a_holder_loses_what_has_not_begun_too_and_the_expired_is_counted
+    a_folder_is_taken_in_except_for_what_is_named
+    a_certificate_that_names_the_ca_but_not_its_signature_is_refused
+    files_given_by_name_must_be_certificates
+    revoking_by_file_finds_the_issuer_and_refuses_strangers
+    status_is_for_people
+    br_15_where_the_profile_knows_no_hold_there_is_none
+}
+
 #[test]
 fn each_command_shows_an_example() {
     let command = Cli::command();
@@ -101,9 +117,8 @@ fn each_command_shows_an_example() {
     }
 }
 
-#[tokio::test]
-async fn revoke_says_what_was_done_and_leaves_it_in_the_database() {
-    let desk = Desk::new().await;
+async fn revoke_says_what_was_done_and_leaves_it_in_the_database(case: Case) {
+    let desk = Desk::new(case).await;
     desk.issued(&[0x0a, 0x1b], (2026, 2027), None).await;
     let said = desk
         .said(&[
@@ -135,9 +150,8 @@ async fn revoke_says_what_was_done_and_leaves_it_in_the_database() {
     assert_eq!(event["changed"]["reason"]["after"], "keyCompromise");
 }
 
-#[tokio::test]
-async fn what_is_revoked_already_changes_only_by_update() {
-    let desk = Desk::new().await;
+async fn what_is_revoked_already_changes_only_by_update(case: Case) {
+    let desk = Desk::new(case).await;
     desk.issued(&[1], (2026, 2027), None).await;
     desk.said(&["revoke", "01", "--reason", "superseded", "--at", "2026-11-02"]).await;
     let before = desk.json("01").await;
@@ -158,9 +172,8 @@ async fn what_is_revoked_already_changes_only_by_update() {
     assert!(desk.refused(&["revoke", "02", "--update", "--reason", "ceased"]).await.contains("leave --update out"));
 }
 
-#[tokio::test]
-async fn bad_orders_are_refused_with_the_way_out() {
-    let desk = Desk::new().await;
+async fn bad_orders_are_refused_with_the_way_out(case: Case) {
+    let desk = Desk::new(case).await;
     desk.issued(&[1], (2026, 2027), None).await;
     for (words, expected) in [
         (&["revoke", "01", "--reason", "certificateHold"][..], "jarchy hold"),
@@ -184,9 +197,8 @@ async fn bad_orders_are_refused_with_the_way_out() {
     assert_eq!(desk.json("01").await["status"], "good");
 }
 
-#[tokio::test]
-async fn hold_and_release_and_a_hold_that_becomes_final() {
-    let desk = Desk::new().await;
+async fn hold_and_release_and_a_hold_that_becomes_final(case: Case) {
+    let desk = Desk::new(case).await;
     let certificate = desk.issued(&[1], (2026, 2027), None).await;
     let file = desk.file("one.pem", pem(&certificate));
     assert!(desk.said(&["hold", text(&file)]).await.starts_with("put 01 (demo) on hold at 20"));
@@ -202,9 +214,8 @@ async fn hold_and_release_and_a_hold_that_becomes_final() {
     assert!(desk.refused(&["hold", "01"]).await.contains("cannot be put on hold"));
 }
 
-#[tokio::test]
-async fn rev_14_a_holder_loses_what_has_not_begun_too_and_the_expired_is_counted() {
-    let desk = Desk::new().await;
+async fn rev_14_a_holder_loses_what_has_not_begun_too_and_the_expired_is_counted(case: Case) {
+    let desk = Desk::new(case).await;
     for (serial, years) in
         [(1, (2026, 2090)), (2, (2080, 2090)), (3, (2020, 2021)), (4, (2026, 2090)), (5, (2026, 2090))]
     {
@@ -228,9 +239,8 @@ async fn rev_14_a_holder_loses_what_has_not_begun_too_and_the_expired_is_counted
     assert!(nothing.contains("nothing to revoke: 4 certificates are revoked already, 1 have expired"), "{nothing}");
 }
 
-#[tokio::test]
-async fn a_folder_is_taken_in_except_for_what_is_named() {
-    let desk = Desk::new().await;
+async fn a_folder_is_taken_in_except_for_what_is_named(case: Case) {
+    let desk = Desk::new(case).await;
     let issue = |serial: u8| desk.ca.issue(&[serial], (2026, 2027));
     desk.file("in/a.pem", pem(&issue(1)) + &pem(&issue(2)));
     desk.file("in/deep/er/b.der", issue(3).der());
@@ -273,9 +283,8 @@ async fn a_folder_is_taken_in_except_for_what_is_named() {
     assert!(said.contains("added 0 certificates (7 already there, "), "{said}");
 }
 
-#[tokio::test]
-async fn a_certificate_that_names_the_ca_but_not_its_signature_is_refused() {
-    let desk = Desk::new().await;
+async fn a_certificate_that_names_the_ca_but_not_its_signature_is_refused(case: Case) {
+    let desk = Desk::new(case).await;
     let mut forged = desk.ca.issue(&[1], (2026, 2027)).der().to_vec();
     let last = forged.len() - 1;
     forged[last] ^= 1;
@@ -285,9 +294,8 @@ async fn a_certificate_that_names_the_ca_but_not_its_signature_is_refused() {
     assert!(error.unwrap().starts_with("1 file or certificate was not added"));
 }
 
-#[tokio::test]
-async fn files_given_by_name_must_be_certificates() {
-    let desk = Desk::new().await;
+async fn files_given_by_name_must_be_certificates(case: Case) {
+    let desk = Desk::new(case).await;
     let key = desk.file("a.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     let (said, error) = desk.run(&["add", text(&key)]).await;
     assert!(said.contains("not a certificate but a private key") && error.is_some(), "{said}");
@@ -301,9 +309,8 @@ async fn files_given_by_name_must_be_certificates() {
     assert_eq!((&status["renews"], &status["shard"], &status["ca"]), (&"F12E".into(), &3.into(), &false.into()));
 }
 
-#[tokio::test]
-async fn revoking_by_file_finds_the_issuer_and_refuses_strangers() {
-    let desk = Desk::new().await;
+async fn revoking_by_file_finds_the_issuer_and_refuses_strangers(case: Case) {
+    let desk = Desk::new(case).await;
     let known = desk.file("known.pem", pem(&desk.issued(&[1], (2026, 2027), None).await));
     let unknown = desk.file("unknown.pem", pem(&desk.ca.issue(&[2], (2026, 2027))));
     let stranger = desk.file("stranger.pem", pem(&TestCa::new("Another CA").issue(&[1], (2026, 2027))));
@@ -314,9 +321,8 @@ async fn revoking_by_file_finds_the_issuer_and_refuses_strangers() {
     assert!(refused.contains("stranger.pem") && refused.contains("CN=Another CA"), "{refused}");
 }
 
-#[tokio::test]
-async fn status_is_for_people() {
-    let desk = Desk::new().await;
+async fn status_is_for_people(case: Case) {
+    let desk = Desk::new(case).await;
     desk.issued(&[0x0a], (2026, 2027), Some("EMP-1")).await;
     desk.said(&["revoke", "0A", "--reason", "ceased", "--at", "2026-11-02", "--by", "ra"]).await;
     let said = desk.said(&["status", "0A"]).await;
@@ -335,9 +341,8 @@ async fn status_is_for_people() {
     assert!(Time::default() < desk.registry.find(&"0A".parse().unwrap(), None).await.unwrap().changed_at);
 }
 
-#[tokio::test]
-async fn br_15_where_the_profile_knows_no_hold_there_is_none() {
-    let mut desk = Desk::new().await;
+async fn br_15_where_the_profile_knows_no_hold_there_is_none(case: Case) {
+    let mut desk = Desk::new(case).await;
     desk.issued(&[1], (2026, 2030), None).await;
     desk.config = config("profile = \"tls-br\"");
     let refused = desk.refused(&["hold", "01", "--by", "helpdesk"]).await;

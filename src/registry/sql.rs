@@ -90,20 +90,17 @@ impl From<Option<Time>> for Value {
     }
 }
 
-impl<N: Into<i64>> From<Option<N>> for Value
-where
-    Option<N>: Number,
-{
-    fn from(number: Option<N>) -> Self {
-        Self::Integer(number.map(Into::into))
+impl From<Option<u8>> for Value {
+    fn from(number: Option<u8>) -> Self {
+        Self::Integer(number.map(i64::from))
     }
 }
 
-/// Which optional numbers columns hold.
-pub(super) trait Number {}
-impl Number for Option<u8> {}
-impl Number for Option<u32> {}
-impl Number for Option<i64> {}
+impl From<Option<u32>> for Value {
+    fn from(number: Option<u32>) -> Self {
+        Self::Integer(number.map(i64::from))
+    }
+}
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {

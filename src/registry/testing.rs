@@ -9,6 +9,27 @@ use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, 
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, Row as _, SqliteConnection};
 use tempfile::TempDir;
 
+/// Makes three tests of each function: one for each kind of database.
+macro_rules! on_each_database {
+    ($($test:ident)*) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $test() { super::$test($crate::registry::testing::Case::sqlite().await).await })*
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $test() {
+                if let Some(case) = $crate::registry::testing::Case::server($crate::servers::Engine::Postgres).await { super::$test(case).await }
+            })*
+        }
+        mod on_mariadb {
+            $(#[tokio::test] async fn $test() {
+                if let Some(case) = $crate::registry::testing::Case::server($crate::servers::Engine::MariaDb).await { super::$test(case).await }
+            })*
+        }
+    };
+}
+
+pub(crate) use on_each_database;
+
 /// A CA with its key.
 #[derive(Debug)]
 pub(crate) struct TestCa {
@@ -122,6 +143,36 @@ impl Case {
             case.execute_as_is("SET search_path = jarchy").await.unwrap();
         }
         Some(case)
+    }
+
+    /// The same database on a server, by a connection of its own.
+    pub(crate) async fn beside(&self) -> Self {
+        let url = self.place.to_string();
+        let connection = match self.connection {
+            Plain::MariaDb(_) => Plain::MariaDb(MySqlConnection::connect(&url).await.unwrap()),
+            _ => Plain::Postgres(PgConnection::connect(&url).await.unwrap()),
+        };
+        let mut case = Self { place: self.place.clone(), connection, name: self.name.clone(), _dir: None };
+        if let Plain::Postgres(_) = case.connection {
+            case.execute_as_is("SET search_path = jarchy").await.unwrap();
+        }
+        case
+    }
+
+    /// Waits until somebody waits for a lock in this database.
+    pub(crate) async fn somebody_waits(&mut self) {
+        let waiting = match self.connection {
+            Plain::MariaDb(_) => {
+                "SELECT count(*) FROM information_schema.innodb_trx JOIN information_schema.processlist \
+                 ON id = trx_mysql_thread_id WHERE db = DATABASE() AND trx_state = 'LOCK WAIT'"
+            }
+            _ => {
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            }
+        };
+        while self.number(waiting).await == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 
     /// What nobody else calls theirs on that server.

@@ -1,7 +1,7 @@
 //! What the database refuses and records, whoever writes, and what the operations make of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use super::testing::{Case, STOCK, TestCa, audit};
+use super::testing::{Case, STOCK, TestCa, audit, on_each_database};
 use super::*;
 use crate::db;
 use crate::servers::Engine;
@@ -241,25 +241,6 @@ async fn plain(path: &Path) -> SqliteConnection {
 
 async fn execute(connection: &mut SqliteConnection, statement: &str) -> Result<u64, sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await.map(|done| done.rows_affected())
-}
-
-/// Makes three tests of each function: one for each kind of database.
-macro_rules! on_each_database {
-    ($($test:ident)*) => {
-        mod on_sqlite {
-            $(#[tokio::test] async fn $test() { super::$test(super::Case::sqlite().await).await })*
-        }
-        mod on_postgres {
-            $(#[tokio::test] async fn $test() {
-                if let Some(case) = super::Case::server(crate::servers::Engine::Postgres).await { super::$test(case).await }
-            })*
-        }
-        mod on_mariadb {
-            $(#[tokio::test] async fn $test() {
-                if let Some(case) = super::Case::server(crate::servers::Engine::MariaDb).await { super::$test(case).await }
-            })*
-        }
-    };
 }
 
 on_each_database! {
@@ -713,6 +694,42 @@ async fn two_at_once_make_one_of_every_order(case: Case) {
         let expected: &[&str] =
             if released.is_ok() { &["issue", "hold", "release", "revoke"] } else { &["issue", "hold", "revoke"] };
         assert_eq!(kinds, expected);
+    }
+}
+
+/// Of two transactions that change one certificate the second is judged by what the first has left.
+#[tokio::test]
+async fn transactions_are_judged_one_after_the_other() {
+    const HOLD: &str = "UPDATE certificates SET status = 'revoked', revoked_at = 1750000000, reason = 6 WHERE serial =";
+    const REVOKE: &str = "UPDATE certificates SET status = 'revoked', revoked_at = coalesce(revoked_at, unixepoch()), \
+                          reason = 1 WHERE serial =";
+    const RELEASE: &str = "UPDATE certificates SET status = 'good', revoked_at = NULL, reason = NULL WHERE serial =";
+    for engine in Engine::ALL {
+        let Some(mut one) = Case::server(engine).await else { continue };
+        one.stock().await;
+        let mut two = one.beside().await;
+        for (serial, first, second, allowed) in
+            [("x'01'", HOLD, RELEASE, true), ("x'01'", HOLD, REVOKE, true), ("x'05'", REVOKE, RELEASE, false)]
+        {
+            one.execute("BEGIN").await.unwrap();
+            assert_eq!(one.execute(&format!("{first} {serial}")).await.unwrap(), 1);
+            let second = format!("{second} {serial}");
+            let commit = async {
+                one.somebody_waits().await;
+                one.execute("COMMIT").await.unwrap();
+            };
+            let (second, ()) = tokio::join!(two.execute(&second), commit);
+            match second {
+                Ok(rows) => assert_eq!((rows, allowed), (1, true)),
+                Err(refused) => {
+                    assert!(!allowed && refused.to_string().contains("never becomes good again"), "{refused}")
+                }
+            }
+        }
+        let kinds = "SELECT kind FROM events WHERE serial = x'01' ORDER BY id";
+        assert_eq!(one.texts(kinds).await, ["issue", "hold", "release", "hold", "revoke"]);
+        let since = "SELECT revoked_at FROM certificates WHERE serial = x'01' AND released_at <= changed_at";
+        assert_eq!(one.number(since).await, 1_750_000_000);
     }
 }
 

@@ -19,6 +19,7 @@ mod issuers;
 mod layers;
 mod ocsp;
 mod ocsp_table;
+mod on_servers;
 mod publish;
 mod reload;
 mod servers;
