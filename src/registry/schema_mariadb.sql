@@ -182,7 +182,7 @@ CREATE TRIGGER IF NOT EXISTS certificates_insert BEFORE INSERT ON certificates F
   END IF;
   -- For the event, which is written once the row is.
   SET @jarchy_actor = NEW.actor, @jarchy_received_at = NEW.received_at;
-  SET NEW.changed_at = UNIX_TIMESTAMP();
+  SET NEW.actor = NULL, NEW.received_at = NULL, NEW.changed_at = UNIX_TIMESTAMP();
 END;
 
 CREATE TRIGGER IF NOT EXISTS certificates_inserted AFTER INSERT ON certificates FOR EACH ROW BEGIN

@@ -489,6 +489,11 @@ async fn every_change_by_anybody_leaves_its_event_and_its_trace(mut case: Case) 
                 true,
             ),
             ("UPDATE certificates SET holder = 'H{round}' WHERE serial = x'01'", &["update"], false),
+            (
+                "INSERT INTO certificates(issuer, serial, not_before, not_after, actor, received_at) VALUES ('demo', x'1{round}', 1, 2, 'office', 5)",
+                &["issue"],
+                true,
+            ),
             ("UPDATE certificates SET holder = holder WHERE serial = x'01'", &[], false),
             ("UPDATE certificates SET actor = 'office', received_at = 5 WHERE serial = x'01'", &[], false),
         ] {

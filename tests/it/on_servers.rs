@@ -19,7 +19,7 @@ fn revoke(engine: Engine, serial: &str) -> String {
 /// The demo's CA and its certificates, with a config of `init` for a database at `url`.
 fn installed(dir: &Path, url: &str) -> String {
     let (_work, demo) = Demo::copied();
-    for name in ["ca.pem", "ca.key", "ocsp.pem", "ocsp.key", "good.pem", "not-yet-valid.pem"] {
+    for name in ["ca.pem", "ca.key", "ocsp.pem", "ocsp.key", "good.pem", "renewal.pem"] {
         fs::copy(demo.join(name), dir.join(name)).unwrap();
     }
     let file = |name: &str| text(&dir.join(name)).to_owned();
@@ -46,7 +46,7 @@ fn a_revocation_by_plain_sql_is_answered_and_listed() {
         let (dir, database) = (work.path(), server.database());
         let config = installed(dir, &database.url());
         let operator = |arguments: &[&str]| -> Said { jarchy(&[arguments, &["--config", &config]].concat()) };
-        let (good, other) = (dir.join("good.pem"), dir.join("not-yet-valid.pem"));
+        let (good, other) = (dir.join("good.pem"), dir.join("renewal.pem"));
         operator(&["add", text(&good), text(&other), "--holder", "EMP-1"]).ok("add");
 
         let running = Server::start(&["serve", "--config", &config], &dir.join("log"));
@@ -65,9 +65,9 @@ fn a_revocation_by_plain_sql_is_answered_and_listed() {
         });
 
         operator(&["hold", text(&other)]).ok("hold");
-        wait_until("the hold is answered", || contains(&ask(dir, &running, "not-yet-valid.pem"), "revoked"));
+        wait_until("the hold is answered", || contains(&ask(dir, &running, "renewal.pem"), "revoked"));
         operator(&["release", text(&other)]).ok("release");
-        wait_until("the release is answered", || contains(&ask(dir, &running, "not-yet-valid.pem"), ".pem: good"));
+        wait_until("the release is answered", || contains(&ask(dir, &running, "renewal.pem"), ".pem: good"));
         running.stop();
 
         let shown = operator(&["status", text(&good)]).ok("status").out;
