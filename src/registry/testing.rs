@@ -170,7 +170,9 @@ impl Case {
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             }
         };
+        let began = std::time::Instant::now();
         while self.number(waiting).await == 0 {
+            assert!(began.elapsed().as_secs() < 60, "nobody waits");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }

@@ -712,7 +712,7 @@ async fn transactions_are_judged_one_after_the_other() {
     for engine in Engine::ALL {
         let Some(mut one) = Case::server(engine).await else { continue };
         one.stock().await;
-        let mut two = one.beside().await;
+        let (mut two, mut watcher) = (one.beside().await, one.beside().await);
         for (serial, first, second, allowed) in
             [("x'01'", HOLD, RELEASE, true), ("x'01'", HOLD, REVOKE, true), ("x'05'", REVOKE, RELEASE, false)]
         {
@@ -720,7 +720,7 @@ async fn transactions_are_judged_one_after_the_other() {
             assert_eq!(one.execute(&format!("{first} {serial}")).await.unwrap(), 1);
             let second = format!("{second} {serial}");
             let commit = async {
-                one.somebody_waits().await;
+                watcher.somebody_waits().await;
                 one.execute("COMMIT").await.unwrap();
             };
             let (second, ()) = tokio::join!(two.execute(&second), commit);
