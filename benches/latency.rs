@@ -7,16 +7,24 @@
 //! revocation comes at a random moment, up to two seconds after the one before was listed: right after a list
 //! the next one would have to wait for the next second, as two lists never share their thisUpdate.
 //!
-//! `cargo bench --bench latency`; 200 samples, or as many as `JARCHY_SAMPLES` says.
+//! `cargo bench --bench latency`; 200 samples, or as many as `JARCHY_SAMPLES` says. `-- --database postgres` or
+//! `mariadb` starts a server of its own from the installed binaries and moves the demo's certificates there.
 #![allow(clippy::print_stdout)]
+
+#[path = "../tests/it/servers.rs"]
+mod servers;
 
 use anyhow::{Context, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jarchy::crl::read::List;
+use jarchy::db::{Mode, Server as Place};
 use jarchy::ocsp::request::{encode, encode_cert_id};
 use jarchy::ocsp::response::{CertStatus, Parsed, parse};
 use jarchy::pki::{Certificate, HashAlgorithm, Issuer, Serial};
+use jarchy::registry;
+use servers::{Database, Engine, Server};
+use sqlx::{MySqlPool, PgPool, SqlitePool};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -99,6 +107,105 @@ impl Demo {
     }
 }
 
+/// The connections of the CA's software.
+enum Ca {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+    MariaDb(MySqlPool),
+}
+
+impl Ca {
+    /// Commits the revocation of one certificate.
+    async fn revoke(&self, serial: &[u8]) -> anyhow::Result<()> {
+        let rows = match self {
+            Self::Sqlite(ca) => {
+                let sql =
+                    "UPDATE certificates SET status = 'revoked', revoked_at = unixepoch(), reason = 1 WHERE serial = ?";
+                sqlx::query(sql).bind(serial).execute(ca).await?.rows_affected()
+            }
+            Self::Postgres(ca) => {
+                let sql = "UPDATE jarchy.certificates SET status = 'revoked', revoked_at = jarchy.now(), reason = 1 \
+                           WHERE issuer = 'demo' AND serial = $1";
+                sqlx::query(sql).bind(serial).execute(ca).await?.rows_affected()
+            }
+            Self::MariaDb(ca) => {
+                let sql = "UPDATE certificates SET status = 'revoked', revoked_at = UNIX_TIMESTAMP(), reason = 1 \
+                           WHERE issuer = 'demo' AND serial = ?";
+                sqlx::query(sql).bind(serial).execute(ca).await?.rows_affected()
+            }
+        };
+        ensure!(rows == 1, "{rows} rows were changed");
+        Ok(())
+    }
+}
+
+/// Moves the certificates that are good from the demo's file to a database on a server, and has the demo's
+/// config name that.
+async fn move_to(database: &Database<'_>, demo: &SqlitePool, dir: &Path) -> anyhow::Result<Ca> {
+    let place: Place = database.url().parse()?;
+    let ca_certificate: Vec<u8> =
+        sqlx::query_scalar("SELECT certificate FROM issuers WHERE name = 'demo'").fetch_one(demo).await?;
+    let rows: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(
+        "SELECT serial, not_before, not_after FROM certificates WHERE issuer = 'demo' AND status = 'good' ORDER BY serial",
+    )
+    .fetch_all(demo)
+    .await?;
+    let ca = match database.server.engine {
+        Engine::Postgres => {
+            let ca = place.postgres(&registry::SERVER_KIND, Mode::Create).await?;
+            sqlx::query("INSERT INTO jarchy.issuers(name, certificate) VALUES ('demo', $1)")
+                .bind(ca_certificate)
+                .execute(&ca)
+                .await?;
+            let (mut serials, mut not_before, mut not_after) = (Vec::new(), Vec::new(), Vec::new());
+            for (serial, before, after) in rows {
+                serials.push(serial);
+                not_before.push(before);
+                not_after.push(after);
+            }
+            sqlx::query(
+                "INSERT INTO jarchy.certificates(issuer, serial, not_before, not_after) \
+                 SELECT 'demo', * FROM unnest($1::bytea[], $2::int8[], $3::int8[])",
+            )
+            .bind(serials)
+            .bind(not_before)
+            .bind(not_after)
+            .execute(&ca)
+            .await?;
+            Ca::Postgres(ca)
+        }
+        Engine::MariaDb => {
+            let ca = place.mariadb(&registry::SERVER_KIND, Mode::Create).await?;
+            let issuer = "INSERT INTO issuers(name, certificate) VALUES ('demo', ?)";
+            sqlx::query(issuer).bind(ca_certificate).execute(&ca).await?;
+            let mut transaction = ca.begin().await?;
+            for (serial, before, after) in rows {
+                let row = "INSERT INTO certificates(issuer, serial, not_before, not_after) VALUES ('demo', ?, ?, ?)";
+                sqlx::query(row).bind(serial).bind(before).bind(after).execute(&mut *transaction).await?;
+            }
+            transaction.commit().await?;
+            Ca::MariaDb(ca)
+        }
+    };
+    let file = dir.join("jarchy.toml");
+    let config = std::fs::read_to_string(&file)?;
+    let moved = config.replacen("\n[database]\n", &format!("\n[database]\nurl = \"{}\"\n", database.url()), 1);
+    ensure!(moved != config, "the demo's config has no [database]");
+    std::fs::write(&file, moved)?;
+    Ok(ca)
+}
+
+/// What stands behind `--database`.
+fn wanted() -> anyhow::Result<Option<Engine>> {
+    let name = std::env::args().skip_while(|argument| argument != "--database").nth(1);
+    match name.as_deref() {
+        None | Some("sqlite") => Ok(None),
+        Some("postgres") => Ok(Some(Engine::Postgres)),
+        Some("mariadb") => Ok(Some(Engine::MariaDb)),
+        Some(other) => anyhow::bail!("--database {other}: sqlite, postgres or mariadb"),
+    }
+}
+
 fn is_revoked(response: &[u8]) -> bool {
     let Ok(Parsed::Basic(basic)) = parse(response) else { return false };
     basic.singles.iter().any(|single| matches!(single.status, CertStatus::Revoked(_)))
@@ -132,7 +239,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let work = tempfile::tempdir()?;
     let dir = work.path().join("demo");
-    let demo = Demo::start(&dir)?;
+    let mut demo = Demo::start(&dir)?;
     let certificate = Certificate::from_file_bytes(&std::fs::read(dir.join("ca.pem"))?)?;
     let issuer = Issuer { name: "demo".parse()?, certificate };
     let options = sqlx::sqlite::SqliteConnectOptions::new()
@@ -147,6 +254,24 @@ async fn main() -> anyhow::Result<()> {
     .fetch_all(&database)
     .await?;
 
+    let server = match wanted()? {
+        Some(engine) => match Server::start(engine, &[]) {
+            Some(server) => Some(server),
+            None => return Ok(()),
+        },
+        None => None,
+    };
+    let on_server = server.as_ref().map(Server::database);
+    let ca = match &on_server {
+        Some(on_server) => {
+            drop(demo);
+            let ca = move_to(on_server, &database, &dir).await?;
+            demo = Demo::start(&dir)?;
+            ca
+        }
+        None => Ca::Sqlite(database),
+    };
+
     let (mut answered, mut complete, mut delta) = (Vec::new(), Vec::new(), Vec::new());
     let mut random = 20_261_122_u64;
     for content in serials {
@@ -158,12 +283,7 @@ async fn main() -> anyhow::Result<()> {
         let path = format!("/ocsp/{}", request.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"));
         // It is asked for before, so that a cached `good` has to give way.
         ensure!(!is_revoked(&demo.get(&mut demo.connect()?, &path)?), "{serial} is revoked before it was revoked");
-        sqlx::query(
-            "UPDATE certificates SET status = 'revoked', revoked_at = unixepoch(), reason = 1 WHERE serial = ?",
-        )
-        .bind(&content)
-        .execute(&database)
-        .await?;
+        ca.revoke(&content).await?;
         let committed = Instant::now();
         std::thread::scope(|scope| {
             let ocsp = scope.spawn(|| demo.wait(committed, &path, is_revoked));
@@ -178,7 +298,8 @@ async fn main() -> anyhow::Result<()> {
             anyhow::Ok(())
         })?;
     }
-    println!("{} revocations, each committed alone, in a database of 10,000 certificates", answered.len());
+    let kind = on_server.map_or_else(|| "SQLite".to_owned(), |on_server| format!("{:?}", on_server.server.engine));
+    println!("{kind}: {} revocations, each committed alone, in a database of 10,000 certificates", answered.len());
     print("commit -> revoked by OCSP", answered);
     print("commit -> complete CRL", complete);
     print("commit -> delta CRL", delta);
