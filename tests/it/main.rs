@@ -17,6 +17,7 @@ mod harness;
 mod interop;
 mod issuers;
 mod layers;
+mod losses;
 mod ocsp;
 mod ocsp_table;
 mod on_servers;
