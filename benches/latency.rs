@@ -15,7 +15,7 @@
 mod servers;
 
 use anyhow::{Context, ensure};
-use base64::Engine;
+use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jarchy::crl::read::List;
 use jarchy::db::{Mode, Server as Place};
@@ -246,7 +246,7 @@ async fn main() -> anyhow::Result<()> {
         .filename(dir.join("issuance.db"))
         .busy_timeout(PATIENCE)
         .synchronous(sqlx::sqlite::SqliteSynchronous::Full);
-    let database = sqlx::SqlitePool::connect_with(options).await?;
+    let database = SqlitePool::connect_with(options).await?;
     let serials: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT serial FROM certificates WHERE status = 'good' AND not_after > unixepoch() ORDER BY serial LIMIT ?",
     )
