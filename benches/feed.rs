@@ -38,9 +38,9 @@ fn fill(database: &Database<'_>, certificates: u64) {
          INSERT INTO jarchy.certificates(issuer, serial, not_before, not_after, changed_at) \
          SELECT 'demo', '\\x01'::bytea || substr(sha256(n::text::bytea), 1, 15), 1790000000, 1821536000, 1790000000 \
          FROM generate_series(1, {certificates}) n ORDER BY 2; \
-         INSERT INTO jarchy.changes(issuer, serial) SELECT issuer, serial FROM jarchy.certificates LIMIT 1; \
-         VACUUM ANALYZE jarchy.certificates"
+         INSERT INTO jarchy.changes(issuer, serial) SELECT issuer, serial FROM jarchy.certificates LIMIT 1"
     ));
+    database.sql("VACUUM ANALYZE jarchy.certificates");
 }
 
 /// Rows a second of `COPY` by the server's own client, into nothing.
