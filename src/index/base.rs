@@ -1,330 +1,391 @@
-//! The bulk of the index: immutable segments of packed records, found by a keyed hash of the serial.
+//! The parts of the index: immutable segments, each with what has changed in it since, found by a keyed hash
+//! of the serial.
 //!
-//! The top bits of the hash choose a slot of the directory, the slot a segment, the low bits a bucket of
-//! a few records in it. A segment that outgrows [`SPLIT_AT`] becomes two, each with one bit more; only
-//! then may the directory double (extendible hashing), so that growth never rewrites more than one segment.
+//! The top bits of the hash choose a slot of the directory, the slot a segment and its overlay. A segment that
+//! outgrows [`SPLIT_AT`] becomes two, each with one bit more; only then may the directory double (extendible
+//! hashing), so that neither changes nor growth ever rewrite more than one segment at a time.
 //!
 //! Invariant: the seed is secret, so that no choice of serials, by an attacker or a CA's numbering, makes
-//! a long bucket. A record takes 11 octets and its serial (27 with 16 octets), a revoked one 16 more, and
-//! the buckets cost about one octet a record.
+//! a long run of slots.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use super::Record;
-use super::overlay::Overlay;
-use crate::pki::{Reason, Revocation, Serial, Status, Time};
+use super::overlay::{self, Overlay, Update};
+use super::segment::{Entry, Row, Segment};
+use crate::pki::{Serial, Time};
 use foldhash::quality::FixedState;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-/// Records at which a segment is split; after it each half holds about 64 k.
-const SPLIT_AT: usize = 131_072;
-/// Records per bucket, on average: a bucket of four spans about two cache lines.
-const BUCKET: usize = 4;
+/// Records at which a segment is split. Half of it, 131,072 records, is the least a large index's segment has:
+/// then most of it lies in huge pages, and rewriting it takes some milliseconds.
+const SPLIT_AT: usize = if cfg!(test) { 16_384 } else { 262_144 };
+
+/// Bits of a hash that the directory has at most: slots for a million million records.
+const MOST_BITS: u32 = 24;
 
 /// The index's hash function: foldhash under a secret seed.
-#[derive(Clone, Debug)]
-pub(super) struct KeyedHash(FixedState);
+#[derive(Clone)]
+pub(super) struct KeyedHash {
+    seed: u64,
+    state: FixedState,
+}
 
 impl KeyedHash {
     /// A new secret seed, from the keys that the standard library draws from the operating system.
     pub(super) fn random() -> Self {
-        Self(FixedState::with_seed(RandomState::new().hash_one(0)))
+        Self::new(RandomState::new().hash_one(0))
     }
 
-    fn of(&self, serial: &Serial) -> u64 {
-        let mut hasher = self.0.build_hasher();
-        hasher.write(serial.as_bytes());
+    pub(super) const fn new(seed: u64) -> Self {
+        Self { seed, state: FixedState::with_seed(seed) }
+    }
+
+    pub(super) const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Of a serial's content octets.
+    pub(super) fn of(&self, content: &[u8]) -> u64 {
+        let mut hasher = self.state.build_hasher();
+        hasher.write(content);
         hasher.finish()
     }
 }
 
-impl BuildHasher for KeyedHash {
-    type Hasher = <FixedState as BuildHasher>::Hasher;
-
-    fn build_hasher(&self) -> Self::Hasher {
-        self.0.build_hasher()
+impl fmt::Debug for KeyedHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyedHash")
     }
 }
 
-/// All segments; cloning it copies the directory, not the records.
+/// A segment and what is newer.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    segment: Arc<Segment>,
+    overlay: Option<Arc<Overlay>>,
+}
+
+impl Part {
+    fn get(&self, hash: u64, serial: &Serial) -> Option<Entry> {
+        if let Some(overlay) = &self.overlay
+            && let Some(update) = overlay.get(hash, serial)
+        {
+            return update.entry;
+        }
+        self.segment.get(hash, serial)
+    }
+
+    /// Everything in it, in no order.
+    fn for_each(&self, mut each: impl FnMut(Serial, Entry), hash: &KeyedHash) {
+        let overlay = self.overlay.as_deref();
+        for (serial, packed) in self.segment.records().filter_map(|packed| Some((packed.serial()?, packed))) {
+            let is_newest = |overlay: &Overlay| overlay.get(hash.of(serial.as_bytes()), &serial).is_none();
+            if overlay.is_none_or(is_newest)
+                && let Some(entry) = packed.entry()
+            {
+                each(serial, entry);
+            }
+        }
+        let newer = overlay.into_iter().flat_map(Overlay::iter);
+        newer.filter_map(|update| Some((update.serial, update.entry?))).for_each(|(serial, entry)| each(serial, entry));
+    }
+}
+
+/// All parts; cloning it copies the directory, not the records.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
     hash: KeyedHash,
-    /// 2^`bits` slots; a segment with fewer bits stands in several neighbouring ones.
-    directory: Vec<Arc<Segment>>,
+    /// 2^`bits` slots; a segment with fewer bits stands in several neighbouring ones, its overlay too.
+    directory: Vec<Part>,
     bits: u32,
-    /// The hash at which the merge that is under way goes on.
-    next: u64,
 }
 
 impl Base {
     pub(super) fn new(hash: KeyedHash) -> Self {
-        Self { hash, directory: vec![Arc::new(Segment::default())], bits: 0, next: 0 }
+        Self { hash, directory: vec![Part::default()], bits: 0 }
     }
 
     pub(super) const fn hash(&self) -> &KeyedHash {
         &self.hash
     }
 
-    pub(super) fn get(&self, serial: &Serial) -> Option<Record> {
-        let hash = self.hash.of(serial);
+    pub(super) fn get(&self, serial: &Serial) -> Option<Entry> {
+        let hash = self.hash.of(serial.as_bytes());
         self.directory.get(self.slot(hash))?.get(hash, serial)
     }
 
     pub(super) fn for_each(&self, mut each: impl FnMut(Serial, Record)) {
-        let mut last: Option<&Arc<Segment>> = None;
-        for segment in &self.directory {
-            if !last.is_some_and(|last| Arc::ptr_eq(last, segment)) {
-                segment.records().for_each(|(serial, record)| each(serial, record));
-            }
-            last = Some(segment);
+        let mut part = Some(0);
+        while let Some(slot) = part {
+            part = self.for_each_of_part(slot, &mut each);
         }
-    }
-
-    /// Slots of the directory: at least as many as there are segments.
-    pub(super) const fn slots(&self) -> usize {
-        self.directory.len()
     }
 
     /// Calls `each` with the records of the segment at `slot`; returns the slot of the next segment.
-    pub(super) fn for_each_of_segment(&self, slot: usize, mut each: impl FnMut(Serial, Record)) -> Option<usize> {
-        let segment = self.directory.get(slot)?;
-        segment.records().for_each(|(serial, record)| each(serial, record));
-        let is_other = |(_, other): &(usize, &Arc<Segment>)| !Arc::ptr_eq(other, segment);
-        self.directory.iter().enumerate().skip(slot).find(is_other).map(|(next, _)| next)
+    pub(super) fn for_each_of_part(&self, slot: usize, mut each: impl FnMut(Serial, Record)) -> Option<usize> {
+        let part = self.directory.get(slot)?;
+        part.for_each(|serial, entry| each(serial, entry.record), &self.hash);
+        let (first, span) = self.place(slot, part);
+        Some(first + span).filter(|next| *next < self.directory.len())
     }
 
-    pub(super) const fn begin_merge(&mut self) {
-        self.next = 0;
+    /// Where each segment lies in memory, for tests.
+    #[cfg(test)]
+    pub(super) fn segments(&self) -> Vec<*const Segment> {
+        self.firsts().map(|(_, part)| Arc::as_ptr(&part.segment)).collect()
     }
 
-    /// Takes the overlay's share into one more segment; `true` when that was the last one.
-    pub(super) fn merge_next(&mut self, overlay: &Overlay, forget_before: Time) -> bool {
-        let bits = self.directory.get(self.slot(self.next)).map_or(0, |segment| segment.bits);
-        let prefix = top(self.next, bits);
-        let hashed = overlay.iter().map(|(serial, record)| (self.hash.of(serial), *serial, *record));
-        let updates: Vec<_> = hashed.filter(|(hash, ..)| top(*hash, bits) == prefix).collect();
-        self.replace(self.next, &updates, overlay, forget_before);
-        // The first hash of the next segment; beyond the last one there is none.
-        self.next = (prefix + 1).checked_shl(64 - bits).unwrap_or(0);
-        self.next == 0
+    /// How many segments there are.
+    pub(super) fn len(&self) -> usize {
+        self.firsts().count()
     }
 
-    /// Takes in all of `overlay` at once.
-    pub(super) fn merge_all(&mut self, overlay: &Overlay, forget_before: Time) {
-        let hashed = overlay.iter().map(|(serial, record)| (self.hash.of(serial), *serial, *record));
-        let mut updates: Vec<_> = hashed.collect();
-        updates.sort_unstable_by_key(|(hash, ..)| *hash);
-        let mut rest = updates.as_slice();
-        while let Some((hash, ..)) = rest.first() {
-            let bits = self.directory.get(self.slot(*hash)).map_or(0, |segment| segment.bits);
-            let end = rest.partition_point(|(other, ..)| top(*other, bits) <= top(*hash, bits));
-            let (ours, others) = rest.split_at(end);
-            self.replace(*hash, ours, overlay, forget_before);
-            rest = others;
+    /// Octets of memory that the segments take.
+    pub(super) fn octets(&self) -> usize {
+        self.firsts().map(|(_, part)| part.segment.octets()).sum()
+    }
+
+    /// Calls `each` with the first bits of the hashes of every segment, and the segment as it would be with its
+    /// overlay merged; one such is made at a time.
+    pub(super) fn for_each_whole_segment(&self, mut each: impl FnMut(u64, &Segment)) {
+        for (slot, part) in self.firsts() {
+            let (_, span) = self.place(slot, part);
+            let prefix = u64::try_from(slot / span).unwrap_or(u64::MAX);
+            let Some(overlay) = &part.overlay else {
+                each(prefix, &part.segment);
+                continue;
+            };
+            let (segment, changes, hash) = (&*part.segment, overlay.sorted(), &self.hash);
+            let merge = Merge { segment, changes: &changes, hash, forget_before: Time::default() };
+            let most = segment.len() + changes.len();
+            each(prefix, &Segment::build(segment.bits, most, merge.width(), Time::default(), || merge.rows()));
         }
+    }
+
+    /// The base of these segments, each with the first bits of its hashes; `None` unless they are all there are.
+    pub(super) fn from_segments(hash: KeyedHash, segments: Vec<(u64, Segment)>) -> Option<Self> {
+        let bits = segments.iter().map(|(_, segment)| segment.bits).max().filter(|bits| *bits <= MOST_BITS)?;
+        let covered: u64 = segments.iter().map(|(_, segment)| 1 << (MOST_BITS - segment.bits)).sum();
+        if covered != 1 << MOST_BITS {
+            return None;
+        }
+        let mut directory: Vec<Option<Part>> = vec![None; 1 << bits];
+        for (prefix, segment) in segments {
+            let span = 1 << (bits - segment.bits);
+            let first = usize::try_from(prefix).ok()?.checked_mul(span)?;
+            let part = Part { segment: Arc::new(segment), overlay: None };
+            let slots = directory.get_mut(first..first.checked_add(span)?)?;
+            if slots.iter().any(Option::is_some) {
+                return None;
+            }
+            slots.fill(Some(part));
+        }
+        Some(Self { hash, directory: directory.into_iter().collect::<Option<_>>()?, bits })
+    }
+
+    /// Every segment once, with the first of the slots at which it stands.
+    fn firsts(&self) -> impl Iterator<Item = (usize, &Part)> {
+        self.directory.iter().enumerate().filter(|(slot, part)| self.place(*slot, part).0 == *slot)
+    }
+
+    /// The first of the slots at which the segment in `slot` stands, and how many there are.
+    fn place(&self, slot: usize, part: &Part) -> (usize, usize) {
+        let span = 1 << self.bits.saturating_sub(part.segment.bits);
+        (slot - slot % span, span)
     }
 
     fn slot(&self, hash: u64) -> usize {
         usize::try_from(top(hash, self.bits)).unwrap_or(usize::MAX)
     }
+}
 
-    /// Rewrites the segment to which `hash` belongs with `updates`, the overlay's share of it, taken in.
-    fn replace(
-        &mut self,
-        hash: u64,
-        updates: &[(u64, Serial, Option<Record>)],
-        overlay: &Overlay,
-        forget_before: Time,
-    ) {
-        let Some(segment) = self.directory.get(self.slot(hash)).map(Arc::clone) else { return };
-        if updates.is_empty() {
-            return;
+/// A [`Base`] that is being changed; [`Editor::finish`] gives the next one.
+pub(super) struct Editor<'a> {
+    base: Base,
+    /// First slots whose overlays have not been copied to their other slots yet.
+    touched: Vec<usize>,
+    /// Hashes, each of a segment whose overlay is due to be merged.
+    due: &'a mut Vec<u64>,
+    forget_before: Time,
+}
+
+impl<'a> Editor<'a> {
+    /// `due` is carried on from one editor to the next. Good records learned before `forget_before` no longer
+    /// need to remember that.
+    pub(super) fn new(base: &Base, due: &'a mut Vec<u64>, forget_before: Time) -> Self {
+        Self { base: base.clone(), touched: Vec::new(), due, forget_before }
+    }
+
+    pub(super) fn get(&self, hash: u64, serial: &Serial) -> Option<Entry> {
+        let (first, _) = self.place(hash);
+        self.base.directory.get(first)?.get(hash, serial)
+    }
+
+    /// Notes one change in the overlay of its segment.
+    pub(super) fn put(&mut self, update: Update) {
+        let (first, span) = self.place(update.hash);
+        let Some(slots) = self.base.directory.get_mut(first..first + span) else { return };
+        let Some((part, others)) = slots.split_first_mut() else { return };
+        // So that the overlay has one owner and is copied once only; `finish` hands it out again.
+        others.iter_mut().for_each(|other| other.overlay = None);
+        let overlay = Arc::make_mut(part.overlay.get_or_insert_default());
+        overlay.insert(update);
+        if overlay.len() == overlay::limit(part.segment.len()) {
+            self.due.push(update.hash);
         }
-        let kept = segment.records().filter(|(serial, _)| !overlay.contains_key(serial));
-        let mut records: Vec<_> = kept.map(|(serial, record)| (self.hash.of(&serial), serial, record)).collect();
-        records.extend(updates.iter().filter_map(|(hash, serial, record)| Some((*hash, *serial, (*record)?))));
-        records.sort_unstable_by_key(|(hash, ..)| *hash);
-        for (.., record) in &mut records {
-            if record.status == Status::Good && record.since < forget_before {
-                record.since = Time::default();
+        if span > 1 {
+            self.touched.push(first);
+        }
+    }
+
+    /// Takes in `updates`, sorted by hash and with one for each serial at most: what is much for its segment is
+    /// merged into it at once.
+    pub(super) fn put_all(&mut self, mut updates: &[Update]) {
+        while let Some(update) = updates.first() {
+            let (first, _) = self.place(update.hash);
+            let Some(part) = self.base.directory.get(first) else { return };
+            let bits = part.segment.bits;
+            let end = updates.partition_point(|other| top(other.hash, bits) <= top(update.hash, bits));
+            let (ours, others) = updates.split_at(end);
+            let waiting = part.overlay.as_ref().map_or(0, |overlay| overlay.len());
+            if waiting + ours.len() >= overlay::limit(part.segment.len()) {
+                self.merge(update.hash, ours);
+            } else {
+                ours.iter().for_each(|update| self.put(*update));
+            }
+            updates = others;
+        }
+    }
+
+    /// Merges at most `segments` of the overlays that are due, and all that have twice as much as they should.
+    pub(super) fn merge_due(&mut self, segments: usize) {
+        let mut left = segments;
+        for hash in std::mem::take(self.due) {
+            let (first, _) = self.place(hash);
+            let Some(part) = self.base.directory.get(first) else { continue };
+            let waiting = part.overlay.as_ref().map_or(0, |overlay| overlay.len());
+            let limit = overlay::limit(part.segment.len());
+            if waiting >= 2 * limit || waiting >= limit && left > 0 {
+                left = left.saturating_sub(1);
+                self.merge(hash, &[]);
+            } else if waiting >= limit {
+                self.due.push(hash);
             }
         }
-        self.place(segment.bits, top(hash, segment.bits), &records);
     }
 
-    /// Puts `records`, sorted and all with `prefix` as the top `bits` of their hash, where they belong.
-    fn place(&mut self, bits: u32, prefix: u64, records: &[(u64, Serial, Record)]) {
-        if records.len() > SPLIT_AT && bits < 32 {
-            let lower = prefix << 1;
-            let (low, high) = records.split_at(records.partition_point(|(hash, ..)| top(*hash, bits + 1) == lower));
-            self.place(bits + 1, lower, low);
-            self.place(bits + 1, lower | 1, high);
-            return;
-        }
-        while self.bits < bits {
-            self.directory = self.directory.iter().flat_map(|slot| [Arc::clone(slot), Arc::clone(slot)]).collect();
-            self.bits += 1;
-        }
-        let segment = Arc::new(Segment::build(bits, records));
-        let span = 1 << (self.bits - bits);
-        let first = usize::try_from(prefix).unwrap_or(usize::MAX).saturating_mul(span);
-        for slot in self.directory.iter_mut().skip(first).take(span) {
-            *slot = Arc::clone(&segment);
+    /// The next base, if anything changed.
+    pub(super) fn finish(mut self) -> Base {
+        self.seal();
+        self.base
+    }
+
+    fn place(&self, hash: u64) -> (usize, usize) {
+        let slot = self.base.slot(hash);
+        self.base.directory.get(slot).map_or((slot, 1), |part| self.base.place(slot, part))
+    }
+
+    fn seal(&mut self) {
+        for first in self.touched.drain(..) {
+            let Some(part) = self.base.directory.get(first).cloned() else { continue };
+            let (_, span) = self.base.place(first, &part);
+            self.base.directory.iter_mut().skip(first).take(span).for_each(|slot| *slot = part.clone());
         }
     }
+
+    /// Rewrites the segment to which `hash` belongs with its overlay and `updates`, which are newer.
+    fn merge(&mut self, hash: u64, updates: &[Update]) {
+        // Slots move when the directory doubles.
+        self.seal();
+        let (first, _) = self.place(hash);
+        let Some(part) = self.base.directory.get(first).cloned() else { return };
+        let changes = match part.overlay {
+            None => updates.to_vec(),
+            Some(overlay) => {
+                let mut overlay = Overlay::clone(&overlay);
+                updates.iter().for_each(|update| overlay.insert(*update));
+                overlay.sorted()
+            }
+        };
+        let prefix = top(hash, part.segment.bits);
+        let merge = Merge {
+            segment: &part.segment,
+            changes: &changes,
+            hash: &self.base.hash,
+            forget_before: self.forget_before,
+        };
+        build(&mut self.base.bits, &mut self.base.directory, &merge, part.segment.bits, prefix);
+    }
+}
+
+/// A segment and the changes that are to go into it.
+struct Merge<'a> {
+    segment: &'a Segment,
+    /// Sorted by hash.
+    changes: &'a [Update],
+    hash: &'a KeyedHash,
+    forget_before: Time,
+}
+
+impl Merge<'_> {
+    /// What the new segment holds, sorted by hash.
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let mut old = self.segment.records().map(|packed| (self.hash.of(packed.content()), packed)).peekable();
+        let mut changes = self.changes;
+        std::iter::from_fn(move || {
+            loop {
+                let Some(change) = changes.first() else {
+                    return old.next().map(|(hash, packed)| Row::Old(hash, packed));
+                };
+                let Some((hash, packed)) = old.next_if(|(hash, _)| *hash <= change.hash) else {
+                    changes = changes.split_first().map_or(&[], |(_, rest)| rest);
+                    match change.row() {
+                        Some(row) => return Some(row),
+                        None => continue,
+                    }
+                };
+                let mut same = changes.iter().take_while(|change| change.hash == hash);
+                if !same.any(|change| change.serial.as_bytes() == packed.content()) {
+                    return Some(Row::Old(hash, packed));
+                }
+            }
+        })
+    }
+
+    fn width(&self) -> usize {
+        let changed = self.changes.iter().map(|change| change.serial.as_bytes().len()).max();
+        self.segment.width().max(changed.unwrap_or(0))
+    }
+}
+
+/// Builds what has `prefix` as the top `bits` of its hash, as one segment or, if it is too much, as several.
+fn build(directory_bits: &mut u32, directory: &mut Vec<Part>, merge: &Merge<'_>, bits: u32, prefix: u64) {
+    let whole = bits == merge.segment.bits;
+    let ours = || merge.rows().skip_while(move |row| top(row.hash(), bits) < prefix);
+    let ours = || ours().take_while(move |row| top(row.hash(), bits) == prefix);
+    let most = merge.segment.len() + merge.changes.len();
+    // Counting is worth it only where there may be too many.
+    let count = if whole && most <= SPLIT_AT { most } else { ours().count() };
+    if count > SPLIT_AT && bits < MOST_BITS {
+        let lower = prefix << 1;
+        build(directory_bits, directory, merge, bits + 1, lower);
+        build(directory_bits, directory, merge, bits + 1, lower | 1);
+        return;
+    }
+    while *directory_bits < bits {
+        *directory = directory.iter().flat_map(|part| [part.clone(), part.clone()]).collect();
+        *directory_bits += 1;
+    }
+    let segment = Segment::build(bits, count, merge.width(), merge.forget_before, ours);
+    let part = Part { segment: Arc::new(segment), overlay: None };
+    let span = 1 << (*directory_bits - bits);
+    let first = usize::try_from(prefix).unwrap_or(usize::MAX).saturating_mul(span);
+    directory.iter_mut().skip(first).take(span).for_each(|slot| *slot = part.clone());
 }
 
 /// The top `bits` of a hash; a shift by all 64 is no shift that a u64 knows.
 fn top(hash: u64, bits: u32) -> u64 {
     hash.checked_shr(64 - bits).unwrap_or(0)
-}
-
-/// Records whose hashes share their top `bits`, packed into buckets by the bits below those.
-#[derive(Debug, Default)]
-struct Segment {
-    bits: u32,
-    /// Where each bucket begins in `data`, and the end.
-    offsets: Box<[u32]>,
-    data: Box<[u8]>,
-}
-
-impl Segment {
-    /// Packs records that are sorted by hash, which is the order of their buckets too.
-    fn build(bits: u32, records: &[(u64, Serial, Record)]) -> Self {
-        let buckets = (records.len() / BUCKET).max(1);
-        let mut data = Vec::with_capacity(records.len() * 28);
-        let mut offsets = Vec::with_capacity(buckets + 1);
-        let begin = |offsets: &mut Vec<u32>, bucket: usize, at: usize| {
-            while offsets.len() <= bucket {
-                offsets.push(u32::try_from(at).unwrap_or(u32::MAX));
-            }
-        };
-        for (hash, serial, record) in records {
-            begin(&mut offsets, bucket_of(*hash, bits, buckets), data.len());
-            pack(&mut data, serial, record);
-        }
-        begin(&mut offsets, buckets, data.len());
-        Self { bits, offsets: offsets.into(), data: data.into() }
-    }
-
-    fn get(&self, hash: u64, serial: &Serial) -> Option<Record> {
-        let bucket = bucket_of(hash, self.bits, self.offsets.len().checked_sub(1)?);
-        let [begin, end] = self.offsets.get(bucket..bucket + 2)? else { return None };
-        let mut rest = self.data.get(usize::try_from(*begin).ok()?..usize::try_from(*end).ok()?)?;
-        while let Some(packed) = Packed::split_off(&mut rest) {
-            if packed.serial == serial.as_bytes() {
-                return packed.record();
-            }
-        }
-        None
-    }
-
-    fn records(&self) -> impl Iterator<Item = (Serial, Record)> {
-        let mut rest: &[u8] = &self.data;
-        std::iter::from_fn(move || {
-            let packed = Packed::split_off(&mut rest)?;
-            Some((Serial::from_content(packed.serial).ok()?, packed.record()?))
-        })
-    }
-}
-
-fn bucket_of(hash: u64, bits: u32, buckets: usize) -> usize {
-    let below_prefix = u128::from(hash.checked_shl(bits).unwrap_or(0));
-    let buckets = u128::try_from(buckets).unwrap_or(0);
-    usize::try_from((below_prefix * buckets) >> 64).unwrap_or(0)
-}
-
-/// Whether the certificate's SHA-256 stands at the end, in the highest bit.
-const HASHED: u8 = 1 << 7;
-/// Octets of that.
-const HASH: usize = 32;
-/// What follows the serial and the two dates, in the two bits above the serial's length.
-const OLD_GOOD: u8 = 0 << 5;
-const RECENT_GOOD: u8 = 1 << 5;
-const REVOKED: u8 = 2 << 5;
-const KIND: u8 = 3 << 5;
-/// Octets of a time: 40 bits of seconds reach from 15000 BC to AD 19000.
-const TIME: usize = 5;
-/// Stands for "no invalidity date"; no certificate is as old as that.
-const NO_TIME: i64 = -(1 << 39);
-
-/// One packed record: kind and length, serial, notBefore, notAfter, then by kind `since`, or revocation
-/// time, reason, invalidity date and `since`, and at the end the certificate's SHA-256, if any.
-struct Packed<'a> {
-    kind: u8,
-    hashed: bool,
-    serial: &'a [u8],
-    rest: &'a [u8],
-}
-
-impl<'a> Packed<'a> {
-    fn split_off(data: &mut &'a [u8]) -> Option<Self> {
-        let (head, after) = data.split_first()?;
-        let (serial, after) = after.split_at_checked(usize::from(head & !(KIND | HASHED)))?;
-        let hashed = head & HASHED != 0;
-        let kind = head & KIND;
-        let len = match kind {
-            OLD_GOOD => 2 * TIME,
-            RECENT_GOOD => 3 * TIME,
-            _ => 5 * TIME + 1,
-        };
-        let (rest, after) = after.split_at_checked(len + if hashed { HASH } else { 0 })?;
-        *data = after;
-        Some(Self { kind, hashed, serial, rest })
-    }
-
-    fn record(&self) -> Option<Record> {
-        let (not_before, rest) = take_time(self.rest)?;
-        let (not_after, rest) = take_time(rest)?;
-        let (status, since) = match self.kind {
-            OLD_GOOD => (Status::Good, Time::default()),
-            RECENT_GOOD => (Status::Good, take_time(rest)?.0),
-            _ => {
-                let (at, rest) = take_time(rest)?;
-                let (reason, rest) = rest.split_first()?;
-                let (invalidity, rest) = take_time(rest)?;
-                let invalidity_date = (invalidity.unix() != NO_TIME).then_some(invalidity);
-                let reason = Reason::from_code(*reason)?;
-                (Status::Revoked(Revocation { at, reason, invalidity_date }), take_time(rest)?.0)
-            }
-        };
-        let sha256 = if self.hashed { self.rest.last_chunk().copied() } else { None };
-        Some(Record { not_before, not_after, status, since, sha256 })
-    }
-}
-
-fn pack(data: &mut Vec<u8>, serial: &Serial, record: &Record) {
-    let kind = match record.status {
-        Status::Revoked(_) => REVOKED,
-        Status::Good if record.since == Time::default() => OLD_GOOD,
-        Status::Good => RECENT_GOOD,
-    };
-    let content = serial.as_bytes();
-    let hashed = if record.sha256.is_some() { HASHED } else { 0 };
-    data.push(kind | hashed | u8::try_from(content.len()).unwrap_or(0));
-    data.extend_from_slice(content);
-    put_time(data, record.not_before.unix());
-    put_time(data, record.not_after.unix());
-    if let Status::Revoked(revocation) = record.status {
-        put_time(data, revocation.at.unix());
-        data.push(revocation.reason.code());
-        put_time(data, revocation.invalidity_date.map_or(NO_TIME, Time::unix));
-    }
-    if kind != OLD_GOOD {
-        put_time(data, record.since.unix());
-    }
-    data.extend(record.sha256.iter().flatten());
-}
-
-fn put_time(data: &mut Vec<u8>, seconds: i64) {
-    let [b0, b1, b2, b3, b4, ..] = seconds.clamp(NO_TIME, -NO_TIME - 1).to_le_bytes();
-    data.extend_from_slice(&[b0, b1, b2, b3, b4]);
-}
-
-fn take_time(data: &[u8]) -> Option<(Time, &[u8])> {
-    let ([b0, b1, b2, b3, b4], rest) = data.split_first_chunk::<TIME>()?;
-    // Shifting up and down again carries the sign bit of the 40 into the 64.
-    let seconds = i64::from_le_bytes([0, 0, 0, *b0, *b1, *b2, *b3, *b4]) >> 24;
-    Some((Time::from_unix(seconds), rest))
 }
