@@ -15,6 +15,7 @@
 mod clock;
 mod commands;
 mod lists;
+mod snapshot;
 mod sources;
 
 pub use sources::source_of;
@@ -36,7 +37,7 @@ use crate::ocsp::{
 use crate::pki::{Certificate, Clock, ClockGuard, Issuer, IssuerName, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
-use crate::source::Source;
+use crate::source::{Position, Source};
 use crate::state::State;
 use crate::telemetry::Logs;
 use anyhow::Context;
@@ -76,6 +77,8 @@ struct ReadyFeed {
     /// Its name in health.
     component: String,
     desk: Desk,
+    /// Up to where it has read.
+    position: watch::Receiver<Option<Position>>,
     /// Runs it until it is told to stop.
     run: Box<dyn FnOnce(watch::Receiver<bool>) -> Running>,
 }
@@ -134,11 +137,14 @@ pub async fn serve(
     if config.uses_database() {
         open_registry(&config).await?.close().await;
     }
+    let mut restored = snapshot::restore(&config, &*common.clock).await;
     let mut issuers = Vec::new();
     let (mut lists, mut desks) = (Vec::new(), Desks::new());
     for settings in &config.issuers {
-        let (lasting, own) =
-            lasting(settings, &config, &common).await.with_context(|| format!("issuer \"{}\"", settings.name))?;
+        let index = Arc::new(restored.indexes.remove(&settings.name).unwrap_or_default());
+        let (lasting, own) = lasting(settings, index, &config, &common)
+            .await
+            .with_context(|| format!("issuer \"{}\"", settings.name))?;
         if !own.is_empty() {
             desks.insert(settings.name.clone(), desk(&settings.name, &own));
         }
@@ -150,7 +156,7 @@ pub async fn serve(
     }
     let mut ids = 0..;
     let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
-    let feeds = sources::feeds(&config, &issuers, &common);
+    let feeds = sources::feeds(&config, &issuers, restored.position, &common);
 
     // Before anyone is served: whoever is refused a start has answered nothing.
     let operators = config.server.admin.map(admin_listener).transpose()?;
@@ -174,6 +180,7 @@ pub async fn serve(
             }
         }));
     }
+    let writer = snapshot::Writer::start(&config, &issuers, &feeds)?;
     let mut inner_tasks = JoinSet::new();
     for ReadyFeed { component, run, .. } in feeds {
         inner_tasks.spawn(watched(&component, &common.health, run(inside.clone())));
@@ -203,6 +210,9 @@ pub async fn serve(
     stop_inside.send_replace(true);
     inner_tasks.join_all().await;
     outer_tasks.join_all().await;
+    if let Err(error) = tokio::task::spawn_blocking(|| writer.finish()).await {
+        tracing::error!(%error, "writing the index file failed");
+    }
     service.common.state.close().await;
     tracing::info!("stopped");
     Ok(())
@@ -284,6 +294,7 @@ fn start(
     source: impl Source + 'static,
     issuers: HashMap<IssuerName, Fed>,
     config: &Config,
+    known: Option<Position>,
     common: &Common,
 ) -> ReadyFeed {
     let component = format!("feed:{name}");
@@ -296,8 +307,9 @@ fn start(
         common.health.component(&component),
     );
     let config::Database { max_staleness, reconcile, .. } = config.database;
-    let feed = feed.paced(Pace { max_staleness, reconcile: Some(reconcile), ..Pace::default() });
-    ReadyFeed { component, desk: feed.desk(), run: Box::new(move |stop| Box::pin(feed.run(stop))) }
+    let feed = feed.paced(Pace { max_staleness, reconcile: Some(reconcile), ..Pace::default() }).resume(known);
+    let (desk, position) = (feed.desk(), feed.position());
+    ReadyFeed { component, desk, position, run: Box::new(move |stop| Box::pin(feed.run(stop))) }
 }
 
 async fn ready(health: &Health) {
@@ -366,10 +378,14 @@ pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
 }
 
 /// The parts of an issuer that outlive a reload, and who makes its lists.
-async fn lasting(settings: &config::Issuer, config: &Config, common: &Common) -> anyhow::Result<(Lasting, Vec<List>)> {
+async fn lasting(
+    settings: &config::Issuer,
+    index: Arc<Index>,
+    config: &Config,
+    common: &Common,
+) -> anyhow::Result<(Lasting, Vec<List>)> {
     let certificate = read_certificate(&settings.certificate)?;
     let issuer = Issuer { name: settings.name.clone(), certificate };
-    let index = Arc::new(Index::new());
     let lists = match &settings.crl {
         Some(crl) => lists::lists(crl, &issuer, &index, config, common).await?,
         None => Vec::new(),

@@ -128,6 +128,8 @@ pub struct Database {
 pub struct StateStore {
     /// The SQLite file that holds CRL numbers and what was once seen. Default `jarchy-state.db`.
     pub path: PathBuf,
+    /// How often the index is written to its file beside it, from which a start goes on. Default 15 min.
+    pub snapshot_interval: Duration,
 }
 
 /// `[[issuer]]`.
@@ -442,7 +444,7 @@ impl Config {
             server: check.server(server),
             log: check.log(log),
             database: check.database(database)?,
-            state: StateStore { path: check.path(state.path.unwrap_or_else(|| "jarchy-state.db".into())) },
+            state: check.state(state),
             issuers: issuers.into_iter().collect::<Option<_>>()?,
         })
     }
@@ -480,6 +482,11 @@ impl Check<'_> {
     }
 
     /// A setting's value, which must lie between `shortest` and `longest`, or its default.
+    fn state(&mut self, state: file::State) -> StateStore {
+        let snapshot_interval = self.duration(state.snapshot_interval, 900 * SECOND, SECOND, 24 * HOUR);
+        StateStore { path: self.path(state.path.unwrap_or_else(|| "jarchy-state.db".into())), snapshot_interval }
+    }
+
     fn duration(
         &mut self,
         setting: file::Setting<file::Duration>,

@@ -6,6 +6,7 @@ use crate::config::{self, Config, ShardBy};
 use crate::db;
 use crate::feed::{Fed, Parts};
 use crate::pki::{Issuer, IssuerName};
+use crate::source::Position;
 use crate::source::any::Any;
 use crate::source::crl::{self, CrlSource};
 use crate::source::index_txt::IndexTxt;
@@ -15,8 +16,12 @@ use crate::source::sqlite::SqliteSource;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// One feed for each source, under the name of its health component.
-pub(super) fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> Vec<ReadyFeed> {
+/// The name of the feed of `[database]`.
+pub(super) const DATABASE: &str = "database";
+
+/// One feed for each source, under the name of its health component. `known` is up to where the indexes know
+/// the database already.
+pub(super) fn feeds(config: &Config, issuers: &[Lasting], known: Option<Position>, common: &Common) -> Vec<ReadyFeed> {
     let (mut feeds, mut in_database) = (Vec::new(), HashMap::new());
     for (settings, lasting) in config.issuers.iter().zip(issuers) {
         let reasons = settings.profile.policy().reasons;
@@ -31,26 +36,31 @@ pub(super) fn feeds(config: &Config, issuers: &[Lasting], common: &Common) -> Ve
             None => _ = in_database.insert(settings.name.clone(), fed),
             Some(source) => {
                 let (name, source) = (format!("issuer:{}", settings.name), adapter(source, &lasting.issuer));
-                feeds.push(start(&name, source, HashMap::from([(settings.name.clone(), fed)]), config, common));
+                feeds.push(start(&name, source, HashMap::from([(settings.name.clone(), fed)]), config, None, common));
             }
         }
     }
     if !in_database.is_empty() {
-        feeds.push(database_feed(config, in_database, common));
+        feeds.push(database_feed(config, in_database, known, common));
     }
     feeds
 }
 
-fn database_feed(config: &Config, fed: HashMap<IssuerName, Fed>, common: &Common) -> ReadyFeed {
-    let (name, poll) = ("database", config.database.poll);
+fn database_feed(
+    config: &Config,
+    fed: HashMap<IssuerName, Fed>,
+    known: Option<Position>,
+    common: &Common,
+) -> ReadyFeed {
+    let (name, poll) = (DATABASE, config.database.poll);
     match &config.database.place {
-        db::Place::File(path) => start(name, SqliteSource::new(path.clone(), poll), fed, config, common),
+        db::Place::File(path) => start(name, SqliteSource::new(path.clone(), poll), fed, config, known, common),
         db::Place::Server(server) => match server.engine() {
             db::Engine::Postgres => {
-                start(name, PostgresSource::new(db::Server::clone(server), poll), fed, config, common)
+                start(name, PostgresSource::new(db::Server::clone(server), poll), fed, config, known, common)
             }
             db::Engine::MariaDb => {
-                start(name, MariaDbSource::new(db::Server::clone(server), poll), fed, config, common)
+                start(name, MariaDbSource::new(db::Server::clone(server), poll), fed, config, known, common)
             }
         },
     }

@@ -90,6 +90,7 @@ pub(super) enum Encryption {
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
     pub(super) path: Option<PathBuf>,
+    pub(super) snapshot_interval: Setting<Duration>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -140,7 +140,9 @@ impl Shown<'_> {
         self.setting(&place, "reconcile", time(config.database.reconcile), "default");
 
         self.header("[state]");
-        self.setting(&[Step::Name("state")], "path", path(&config.state.path), "default");
+        let place = [Step::Name("state")];
+        self.setting(&place, "path", path(&config.state.path), "default");
+        self.setting(&place, "snapshot_interval", time(config.state.snapshot_interval), "default");
     }
 
     fn issuer(&mut self, nth: usize, issuer: &Issuer) {

@@ -82,6 +82,7 @@ fn every_setting_is_taken_over() {
     assert_eq!(config.database.reconcile.as_secs(), 12 * 3_600);
     assert!(config.database.place.to_string().ends_with("config/db/issued.db"));
     assert_eq!(config.state.path, Path::new("/var/lib/jarchy/state.db"));
+    assert_eq!(config.state.snapshot_interval.as_secs(), 300);
 
     let [issuer] = &config.issuers[..] else { panic!("one issuer") };
     let Ocsp { lifetime, max_age, max_age_uncertain, not_issued, nonce, .. } = issuer.ocsp;

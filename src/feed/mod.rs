@@ -50,9 +50,6 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const PAGE: usize = 10_000;
 /// Certificates that are read anew at once, at most.
 const REREAD: usize = 1_000;
-/// Rows collected during a load before they are merged, at least; more when the index is large, so that
-/// loading does not rewrite the index again and again.
-const LOAD_BATCH: usize = 65_536;
 
 /// What a feed keeps in agreement for one issuer, and by what rules.
 #[derive(Clone, Debug)]
@@ -228,6 +225,14 @@ impl<S: Source> Feed<S> {
             for (serial, _) in seen.iter().filter(|(serial, _)| dropped.contains(serial)) {
                 self.vanished.settled(issuer, *serial);
             }
+            // What a snapshot holds and the state store does not, because it was busy or is another one.
+            let saved: HashSet<Serial> = seen.iter().map(|(serial, _)| *serial).collect();
+            let memory = &mut self.memory;
+            index.view().for_each_revoked(|serial, record| {
+                if !saved.contains(&serial) {
+                    memory.note(issuer, serial, &record);
+                }
+            });
             index.load(seen.into_iter().map(|(serial, seen)| (serial, record_of(&seen))).collect());
         }
     }
@@ -316,7 +321,6 @@ impl<S: Source> Feed<S> {
         let asked = self.reconcile.take().map(|interrupted| interrupted.asked).unwrap_or_default();
         let (first, expected) = (!self.is_complete(), self.expected());
         let mut after = None;
-        let mut collected: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
         let mut seen: u64 = 0;
         loop {
             let page = within(self.pace.read_time, "a page", self.source.page(after.as_ref(), PAGE)).await?;
@@ -324,18 +328,16 @@ impl<S: Source> Feed<S> {
             let (believed, known) = self.believe(page.rows, as_of, true).await;
             seen += known;
             for (issuer, believed) in believed {
-                let records = collected.entry(issuer.clone()).or_default();
-                records.extend(believed);
-                self.flush(&issuer, records, LOAD_BATCH);
+                if let Some(Fed { index, .. }) = self.issuers.get(&issuer) {
+                    index.stage(believed);
+                }
             }
             after = page.next;
             if after.is_none() {
                 break;
             }
         }
-        for (issuer, mut records) in collected {
-            self.flush(&issuer, &mut records, 0);
-        }
+        self.issuers.values().for_each(|fed| fed.index.settle());
         tracing::info!(certificates = self.known(), "the issuance database was read");
         if !self.source.knows_issued() {
             self.look_for_releases(as_of).await?;
@@ -380,14 +382,6 @@ impl<S: Source> Feed<S> {
 
     fn is_complete(&self) -> bool {
         self.issuers.values().all(|fed| fed.index.is_complete())
-    }
-
-    fn flush(&self, issuer: &IssuerName, records: &mut Vec<(Serial, Record)>, at_least: usize) {
-        let Some(Fed { index, .. }) = self.issuers.get(issuer) else { return };
-        let quarter = usize::try_from(index.issued() / 4).unwrap_or(usize::MAX);
-        if at_least == 0 || records.len() >= at_least.max(quarter) {
-            index.load(std::mem::take(records));
-        }
     }
 
     /// Makes a batch of changes visible; returns how many said anything new.

@@ -150,6 +150,12 @@ fn promise_5_killed_at_any_moment_numbers_rise_lists_are_whole_and_nothing_is_mi
     let mut random = 20_261_122_u64;
     println!("seed {random}, {kills} kills");
     let (work, dir) = Demo::copied();
+    // So that starts begin with a file of the index: with the one of this first end, or of a second before a kill.
+    let config = std::fs::read_to_string(dir.join("jarchy.toml")).unwrap();
+    let often = config.replace("#snapshot_interval = \"15m\"", "snapshot_interval = \"1s\"");
+    assert!(often != config, "{config}");
+    std::fs::write(dir.join("jarchy.toml"), often).unwrap();
+    Server::start(&["demo", "--dir", text(&dir), "--listen", "127.0.0.1:0"], &work.path().join("log")).stop();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let issuer: IssuerName = "demo".parse().unwrap();
     let audit = Audit { actor: "crash test".to_owned(), received_at: now() };
@@ -205,6 +211,8 @@ fn promise_5_killed_at_any_moment_numbers_rise_lists_are_whole_and_nothing_is_mi
         if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing")) }
     });
     assert!(while_serving > 0, "no kill came late enough to have seen a list");
+    let from_file = server.log().matches("the index was read from its file").count();
+    assert!(from_file > 1, "{from_file} of {kills} starts began with the index's file");
     runtime.block_on(registry.close());
     server.stop();
 }

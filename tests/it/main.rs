@@ -23,6 +23,7 @@ mod ocsp_table;
 mod on_servers;
 mod publish;
 mod reload;
+mod restart;
 mod servers;
 mod shutdown;
 mod signed;

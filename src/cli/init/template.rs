@@ -142,6 +142,8 @@ impl Template {
 [state]
 # CRL numbers and what was once published: keep it with the backups of the CA.
 #path = \"jarchy-state.db\"
+# How often the index is saved beside it, so that a start need not read the whole database.
+#snapshot_interval = \"15m\"
 
 ",
             path = if self.database.is_some() { "# path" } else { "#path" },
