@@ -34,7 +34,7 @@
 //! | [`load`] | asks and judges a responder or CRL server as fast as it goes | ocsp |
 //! | [`config`] | `jarchy.toml` | crl, db, telemetry |
 //! | [`app`] | builds, connects, starts and stops all of it | everything but cli |
-//! | [`cli`] | one file for each command | app, config, registry, state, sign, ocsp, crl, http, load, telemetry |
+//! | [`cli`] | one file for each command | app, config, db, registry, state, sign, ocsp, crl, http, load, telemetry |
 pub mod app;
 pub mod cli;
 pub mod config;

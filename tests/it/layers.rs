@@ -73,7 +73,7 @@ fn module(file: &Path) -> String {
 
 /// The code of a file without comments and without its tests, which may use what they like.
 fn code(file: &Path) -> String {
-    if file.file_stem().is_some_and(|stem| stem.to_str().unwrap().ends_with("tests")) {
+    if file.file_stem().is_some_and(|stem| stem == "testing" || stem.to_str().unwrap().ends_with("tests")) {
         return String::new();
     }
     let text = fs::read_to_string(file).unwrap();
