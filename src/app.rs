@@ -356,8 +356,28 @@ pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
         config.file.display()
     );
     let registry = Registry::open(&config.database.place).await?;
+    register(config, &registry, |issuer| issuer.source.is_none()).await?;
+    Ok(registry)
+}
+
+/// The same for an import of the certificates of `issuer` from its own source. With `create` it is made if it is not
+/// there, and `issuer` registered; else nothing is changed.
+///
+/// # Errors
+/// As [`open_registry`].
+pub async fn open_registry_for(config: &Config, issuer: &IssuerName, create: bool) -> anyhow::Result<Registry> {
+    if !create {
+        return Ok(Registry::open(&config.database.place).await?);
+    }
+    let registry = Registry::create(&config.database.place).await?;
+    register(config, &registry, |settings| settings.name == *issuer).await?;
+    Ok(registry)
+}
+
+/// Makes those issuers of `config` known that are not yet.
+async fn register(config: &Config, registry: &Registry, which: impl Fn(&config::Issuer) -> bool) -> anyhow::Result<()> {
     let known = registry.issuers().await?;
-    for issuer in config.issuers.iter().filter(|issuer| issuer.source.is_none()) {
+    for issuer in config.issuers.iter().filter(|issuer| which(issuer)) {
         let certificate = read_certificate(&issuer.certificate)?;
         match known.iter().find(|known| known.name == issuer.name) {
             None => registry
@@ -374,7 +394,7 @@ pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
             ),
         }
     }
-    Ok(registry)
+    Ok(())
 }
 
 /// The parts of an issuer that outlive a reload, and who makes its lists.

@@ -397,12 +397,12 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(read)?;
         let config = Self::from_text(&text, path)?;
         let mode = path.metadata().map_err(read)?.permissions().mode() & 0o777;
-        match &config.database.place {
-            Place::Server(server) if server.has_password() && mode & 0o077 != 0 => {
-                Err(ConfigError::Readable { path: path.to_owned(), mode })
-            }
-            _ => Ok(config),
+        let has_password = |place: &Place| matches!(place, Place::Server(server) if server.has_password());
+        let of_sources = config.issuers.iter().filter_map(|issuer| issuer.source.as_ref()?.from.place());
+        if mode & 0o077 != 0 && std::iter::once(&config.database.place).chain(of_sources).any(has_password) {
+            return Err(ConfigError::Readable { path: path.to_owned(), mode });
         }
+        Ok(config)
     }
 
     /// Checks and completes `text` as what stands, or will stand, in the config file at `path`.

@@ -32,9 +32,9 @@
 //! | [`crl`] | changes to complete and delta CRLs | index, sign, state |
 //! | [`http`] | listeners, routes, validators; health and metrics for the operator | ocsp, crl |
 //! | [`load`] | asks and judges a responder or CRL server as fast as it goes | ocsp |
-//! | [`config`] | `jarchy.toml` | crl, db, telemetry |
+//! | [`config`] | `jarchy.toml` | crl, db, source, telemetry |
 //! | [`app`] | builds, connects, starts and stops all of it | everything but cli |
-//! | [`cli`] | one file for each command | app, config, db, registry, state, sign, ocsp, crl, http, load, telemetry |
+//! | [`cli`] | one file for each command | app, config, db, registry, source, state, sign, ocsp, crl, http, load, telemetry |
 pub mod app;
 pub mod cli;
 pub mod config;

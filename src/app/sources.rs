@@ -1,7 +1,7 @@
 //! The sources that the config names: one feed for `[database]`, and one for each issuer with a source of its own.
 
 use super::{Common, Lasting, ReadyFeed, read_certificate, start};
-use crate::config::source::{From, Place, Source as Settings};
+use crate::config::source::{From, Layout, Place, Source as Settings};
 use crate::config::{self, Config, ShardBy};
 use crate::db;
 use crate::feed::{Fed, Parts};
@@ -12,6 +12,7 @@ use crate::source::crl::{self, CrlSource};
 use crate::source::index_txt::IndexTxt;
 use crate::source::mariadb::MariaDbSource;
 use crate::source::postgres::PostgresSource;
+use crate::source::sql::{Dialect, Rhythm, SqlSource, Table, presets};
 use crate::source::sqlite::SqliteSource;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -89,6 +90,15 @@ fn adapter(source: &Settings, issuer: &Issuer) -> Any {
         From::Crl { list, delta } => {
             let source = CrlSource::new(issuer, place(list), delta.as_ref().map(place), source.poll);
             Any::Crl(Box::new(source))
+        }
+        From::Sql { place, commit_grace, overlap, layout } => {
+            let table = match layout {
+                Layout::Ejbca(ejbca) => presets::ejbca(ejbca, Dialect::of(place), &issuer.certificate),
+                Layout::Cfssl => presets::cfssl(Dialect::of(place), &issuer.certificate),
+                Layout::Queries(table) => Table::clone(table),
+            };
+            let rhythm = Rhythm { poll: source.poll, commit_grace: *commit_grace, overlap: i64::from(*overlap) };
+            Any::Sql(Box::new(SqlSource::new(issuer, place.clone(), table, rhythm)))
         }
     }
 }

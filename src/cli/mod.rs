@@ -13,12 +13,14 @@ pub mod database;
 pub mod demo;
 pub mod healthcheck;
 pub mod hold;
+pub mod import;
 pub mod init;
 pub mod query;
 pub mod release;
 pub mod revoke;
 mod select;
 pub mod serve;
+pub mod source;
 pub mod status;
 
 #[cfg(test)]
@@ -60,6 +62,8 @@ enum Command {
     Bench(Box<bench::Bench>),
     Healthcheck(healthcheck::Healthcheck),
     Config(config::ConfigCommand),
+    Source(source::SourceCommand),
+    Import(import::Import),
     Database(database::DatabaseCommand),
 }
 
@@ -131,6 +135,8 @@ impl Cli {
             Command::Bench(command) => return command.run(out).await,
             Command::Healthcheck(command) => command.run(out).await?,
             Command::Config(command) => command.run(out)?,
+            Command::Source(command) => return command.run(out).await,
+            Command::Import(command) => return command.run(out).await,
             Command::Database(command) => command.run(out).await?,
         }
         Ok(ExitCode::SUCCESS)

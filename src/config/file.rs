@@ -5,6 +5,7 @@
 
 use super::profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId, ShardBy};
 use super::source::{Absent, Kind};
+use crate::source::sql::{PositionAs, SerialAs, TimesAs};
 use crate::telemetry::Format;
 use humantime_serde::Serde;
 use serde::Deserialize;
@@ -120,6 +121,43 @@ pub(super) struct Source {
     pub(super) delta: Setting<String>,
     pub(super) poll: Setting<Duration>,
     pub(super) absent: Setting<Absent>,
+    pub(super) password_file: Setting<PathBuf>,
+    pub(super) tls: Setting<Encryption>,
+    pub(super) ca_certificate: Setting<PathBuf>,
+    pub(super) client_certificate: Setting<PathBuf>,
+    pub(super) client_key: Setting<PathBuf>,
+    pub(super) commit_grace: Setting<Duration>,
+    pub(super) only_revoked: Setting<bool>,
+    pub(super) issuer_dn: Setting<String>,
+    pub(super) hashes: Setting<bool>,
+    pub(super) no_conflict: Setting<bool>,
+    pub(super) snapshot: Setting<String>,
+    pub(super) changes: Setting<String>,
+    pub(super) columns: Setting<Columns>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Columns {
+    pub(super) serial: Setting<String>,
+    pub(super) serial_as: Option<SerialAs>,
+    pub(super) not_before: Setting<String>,
+    pub(super) not_after: Setting<String>,
+    pub(super) status: Setting<String>,
+    #[serde(default)]
+    pub(super) good: Vec<String>,
+    #[serde(default)]
+    pub(super) revoked: Vec<String>,
+    pub(super) revoked_at: Setting<String>,
+    pub(super) reason: Setting<String>,
+    pub(super) invalidity_date: Setting<String>,
+    pub(super) changed_at: Setting<String>,
+    pub(super) released_at: Setting<String>,
+    pub(super) certificate: Setting<String>,
+    pub(super) times_as: Option<TimesAs>,
+    pub(super) position: Setting<String>,
+    pub(super) position_as: Option<PositionAs>,
+    pub(super) overlap: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,10 +4,11 @@
 //! each behind it the line it was set in, or the profile, or the word default. Invariant: what is shown,
 //! read as a config file, is the same config.
 
-use super::source::{From, Place, Source};
+use super::source::{From, Layout, Place, Source};
 use super::{Config, Crl, Issuer, OcspSigner};
 use crate::crl::{History, KeepExpired};
 use crate::db;
+use crate::source::sql::Table;
 use humantime_serde::re::humantime::format_duration;
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
@@ -122,19 +123,7 @@ impl Shown<'_> {
 
         self.header("[database]");
         let place = [Step::Name("database")];
-        match &config.database.place {
-            db::Place::File(file) => self.setting(&place, "path", path(file), "default"),
-            db::Place::Server(server) => {
-                let (tls, file) = (server.tls(), |file: &Option<PathBuf>| file.as_deref().and_then(path));
-                self.setting(&place, "url", quoted(server), "default");
-                self.setting(&place, "password_file", file(&server.credentials().password_file), "default");
-                let verify = if server.encrypted() { "verify" } else { "off" };
-                self.setting(&place, "tls", quoted(verify), "default for this host");
-                self.setting(&place, "ca_certificate", file(&tls.ca_certificate), "default");
-                self.setting(&place, "client_certificate", file(&tls.client_certificate), "default");
-                self.setting(&place, "client_key", file(&tls.client_key), "default");
-            }
-        }
+        self.database(&place, &config.database.place);
         self.setting(&place, "poll", time(config.database.poll), "default");
         self.setting(&place, "max_staleness", time(config.database.max_staleness), "default");
         self.setting(&place, "reconcile", time(config.database.reconcile), "default");
@@ -143,6 +132,23 @@ impl Shown<'_> {
         let place = [Step::Name("state")];
         self.setting(&place, "path", path(&config.state.path), "default");
         self.setting(&place, "snapshot_interval", time(config.state.snapshot_interval), "default");
+    }
+
+    /// Where a database is.
+    fn database(&mut self, place: &[Step<'_>], at: &db::Place) {
+        match at {
+            db::Place::File(file) => self.setting(place, "path", path(file), "default"),
+            db::Place::Server(server) => {
+                let (tls, file) = (server.tls(), |file: &Option<PathBuf>| file.as_deref().and_then(path));
+                self.setting(place, "url", quoted(server), "default");
+                self.setting(place, "password_file", file(&server.credentials().password_file), "default");
+                let verify = if server.encrypted() { "verify" } else { "off" };
+                self.setting(place, "tls", quoted(verify), "default for this host");
+                self.setting(place, "ca_certificate", file(&tls.ca_certificate), "default");
+                self.setting(place, "client_certificate", file(&tls.client_certificate), "default");
+                self.setting(place, "client_key", file(&tls.client_key), "default");
+            }
+        }
     }
 
     fn issuer(&mut self, nth: usize, issuer: &Issuer) {
@@ -180,9 +186,52 @@ impl Shown<'_> {
                 self.setting(&place, name, quoted(list), "default");
                 self.setting(&place, "delta", delta.as_ref().and_then(quoted), "default");
             }
+            From::Sql { place: at, commit_grace, layout, .. } => {
+                self.database(&place, at);
+                self.setting(&place, "commit_grace", time(*commit_grace), "default");
+                self.layout(&place, layout);
+            }
         }
         self.setting(&place, "poll", time(source.poll), "default");
         self.setting(&place, "absent", source.absent.and_then(quoted), "default");
+        if let From::Sql { layout: Layout::Queries(table), overlap, .. } = &source.from {
+            let place = [&place[..], &[Step::Name("columns")]].concat();
+            self.header("[issuer.source.columns]");
+            self.columns(&place, table, *overlap);
+        }
+    }
+
+    fn layout(&mut self, place: &[Step<'_>], layout: &Layout) {
+        match layout {
+            Layout::Cfssl => {}
+            Layout::Ejbca(ejbca) => {
+                self.setting(place, "issuer_dn", ejbca.issuer_dn.as_ref().and_then(quoted), "default");
+                self.setting(place, "hashes", plain(ejbca.certificates), "default");
+                self.setting(place, "only_revoked", plain(ejbca.only_revoked), "default");
+                self.setting(place, "no_conflict", plain(ejbca.no_conflict), "default");
+            }
+            Layout::Queries(table) => {
+                self.setting(place, "snapshot", quoted(&table.snapshot), "default");
+                self.setting(place, "changes", table.changes.as_ref().and_then(quoted), "default");
+                self.setting(place, "only_revoked", plain(!table.knows_issued), "default");
+            }
+        }
+    }
+
+    fn columns(&mut self, place: &[Step<'_>], table: &Table, overlap: u32) {
+        for (field, name) in &table.columns {
+            self.setting(place, field.name(), quoted(name), "default");
+        }
+        let words = |words: &[String]| {
+            let quoted: Vec<_> = words.iter().filter_map(quoted).collect();
+            (!quoted.is_empty()).then(|| format!("[{}]", quoted.join(", ")))
+        };
+        self.setting(place, "good", words(&table.good), "default");
+        self.setting(place, "revoked", words(&table.revoked), "default");
+        self.setting(place, "serial_as", quoted(table.serial_as), "default");
+        self.setting(place, "times_as", quoted(table.times_as), "default");
+        self.setting(place, "position_as", quoted(table.position_as), "default");
+        self.setting(place, "overlap", plain(overlap), "default");
     }
 
     fn ocsp(&mut self, nth: usize, issuer: &Issuer, profile: &str) {
@@ -292,7 +341,17 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_the_same_config() {
-        let samples = ["minimal", "answer-only", "two-issuers", "all-settings", "index-txt", "crl-source"];
+        let samples = [
+            "minimal",
+            "answer-only",
+            "two-issuers",
+            "all-settings",
+            "index-txt",
+            "crl-source",
+            "ejbca",
+            "cfssl",
+            "sql",
+        ];
         for name in samples.map(|name| format!("{name}.toml")) {
             let name = name.as_str();
             let (config, _, shown) = shown(name);

@@ -78,6 +78,27 @@ impl Serial {
         self.octets.get(..usize::from(self.len)).unwrap_or_default()
     }
 
+    /// The number in decimal digits, as databases write it.
+    #[must_use]
+    pub fn to_decimal(&self) -> String {
+        // Digits of the decimal number, the last first; each octet multiplies by 256 and adds itself.
+        let mut digits = vec![0_u8];
+        for octet in self.magnitude() {
+            let mut carry = u32::from(octet);
+            for digit in &mut digits {
+                let value = u32::from(*digit) * 256 + carry;
+                *digit = u8::try_from(value % 10).unwrap_or(0);
+                carry = value / 10;
+            }
+            while carry > 0 {
+                digits.push(u8::try_from(carry % 10).unwrap_or(0));
+                carry /= 10;
+            }
+        }
+        let sign = if self.is_negative() { "-" } else { "" };
+        digits.iter().rev().fold(sign.to_owned(), |text, digit| text + &digit.to_string())
+    }
+
     const fn is_negative(&self) -> bool {
         self.octets[0] >= 0x80
     }
@@ -224,6 +245,21 @@ mod tests {
         let serial: Serial = "dec:730750818665451459101842416358141509827966271487".parse().unwrap();
         assert_eq!(serial.to_string(), "7F".to_owned() + &"FF".repeat(19));
         assert_eq!("dec:0".parse::<Serial>().unwrap().as_bytes(), [0]);
+    }
+
+    #[test]
+    fn decimals_are_written_as_they_are_read() {
+        for text in
+            ["0", "9", "255", "256", "18446744073709551616", "-128", "730750818665451459101842416358141509827966271487"]
+        {
+            let serial: Serial = match text.strip_prefix('-') {
+                Some(digits) => format!("-dec:{digits}"),
+                None => format!("dec:{text}"),
+            }
+            .parse()
+            .unwrap();
+            assert_eq!(serial.to_decimal(), text);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::crl::CrlSource;
 use super::index_txt::IndexTxt;
+use super::sql::SqlSource;
 use super::{Batch, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ pub enum Any {
     IndexTxt(Box<IndexTxt>),
     /// The CA's own lists.
     Crl(Box<CrlSource>),
+    /// A table of another program.
+    Sql(Box<SqlSource>),
 }
 
 /// The same call on whichever it is.
@@ -20,6 +23,7 @@ macro_rules! each {
         match $any {
             Any::IndexTxt($source) => $call,
             Any::Crl($source) => $call,
+            Any::Sql($source) => $call,
         }
     };
 }

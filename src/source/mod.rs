@@ -16,6 +16,7 @@ pub mod index_txt;
 pub mod mariadb;
 mod own;
 pub mod postgres;
+pub mod sql;
 pub mod sqlite;
 
 use crate::pki::{Serial, Status, Time};

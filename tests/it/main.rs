@@ -27,4 +27,5 @@ mod restart;
 mod servers;
 mod shutdown;
 mod signed;
+mod tables;
 mod validators;

@@ -1,0 +1,175 @@
+//! A connection to a foreign database that only reads, and gets every column as text.
+//!
+//! Goes in: queries of the operator's or of a preset. Comes out: rows of text. The queries stand inside a SELECT of
+//! our own, on a session that may not write, so that none can change anything.
+
+use super::SerialAs;
+use super::table::{Cells, Field, Table};
+use crate::db::{Engine, Place, ServerKind};
+use crate::source::SourceError;
+use futures_util::{Stream, TryStreamExt};
+use sqlx::mysql::MySqlConnection;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
+use tokio::sync::mpsc;
+
+/// What messages call it.
+const KIND: ServerKind = ServerKind { name: "database of the CA", postgres: &[], mariadb: &[] };
+/// Rows that are on their way at once.
+pub(super) const CHUNK: usize = 1_000;
+
+/// Which SQL is spoken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dialect {
+    /// PostgreSQL's.
+    Postgres,
+    /// MariaDB's and MySQL's.
+    MariaDb,
+    /// SQLite's.
+    Sqlite,
+}
+
+impl Dialect {
+    /// What is spoken at `place`.
+    #[must_use]
+    pub fn of(place: &Place) -> Self {
+        match place {
+            Place::File(_) => Self::Sqlite,
+            Place::Server(server) => match server.engine() {
+                Engine::Postgres => Self::Postgres,
+                Engine::MariaDb => Self::MariaDb,
+            },
+        }
+    }
+
+    /// A column of the query `q` as text; bytes as hex where that is wanted.
+    pub(super) fn text(self, column: &str, hex: bool) -> String {
+        match (self, hex) {
+            // Bytes become \x and hex by themselves.
+            (Self::Postgres, _) => format!("q.{column}::text"),
+            (Self::MariaDb, true) => format!("HEX(q.{column})"),
+            (Self::MariaDb, false) => format!("CONVERT(q.{column} USING utf8mb4)"),
+            (Self::Sqlite, true) => format!("NULLIF(hex(q.{column}), '')"),
+            (Self::Sqlite, false) => format!("CAST(q.{column} AS TEXT)"),
+        }
+    }
+
+    /// `query` with every field that `table` has a column for as text, the others NULL.
+    pub(super) fn wrap(self, table: &Table, query: &str) -> String {
+        let cell = |field: Field| match table.column(field) {
+            Some(column) => self.text(column, is_hex(table, field)),
+            None if self == Self::Postgres => "NULL::text".to_owned(),
+            None => "NULL".to_owned(),
+        };
+        let cells: Vec<String> = Field::ALL.into_iter().map(cell).collect();
+        format!("SELECT {} FROM ({}) AS q", cells.join(", "), query.trim().trim_end_matches(';'))
+    }
+}
+
+/// Whether the column is asked for as hex, where a database does not do that by itself.
+pub(super) fn is_hex(table: &Table, field: Field) -> bool {
+    field == Field::Certificate || (field == Field::Serial && table.serial_as == SerialAs::Bytes)
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) enum Link {
+    Postgres(Box<PgConnection>),
+    MariaDb(Box<MySqlConnection>),
+    Sqlite(Box<SqliteConnection>),
+}
+
+impl Link {
+    pub(super) async fn open(place: &Place) -> Result<Self, SourceError> {
+        Ok(match place {
+            Place::File(path) => {
+                let options = SqliteConnectOptions::new().filename(path).read_only(true);
+                let mut connection = options.connect().await?;
+                connection.execute(sqlx::raw_sql("PRAGMA query_only = 1")).await?;
+                Self::Sqlite(Box::new(connection))
+            }
+            Place::Server(server) => match server.engine() {
+                Engine::Postgres => {
+                    let mut connection = server.postgres_options(&KIND)?.connect().await?;
+                    let session = "SET default_transaction_read_only = on; SET TIME ZONE 'UTC'; \
+                                   SET DateStyle = 'ISO'; SET bytea_output = 'hex'";
+                    connection.execute(sqlx::raw_sql(session)).await?;
+                    Self::Postgres(Box::new(connection))
+                }
+                Engine::MariaDb => {
+                    let mut connection = server.mariadb_options(&KIND)?.connect().await?;
+                    let session = "SET SESSION TRANSACTION READ ONLY; SET time_zone = '+00:00'; \
+                                   SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+                    connection.execute(sqlx::raw_sql(session)).await?;
+                    Self::MariaDb(Box::new(connection))
+                }
+            },
+        })
+    }
+
+    /// All rows of `sql`.
+    pub(super) async fn all(&mut self, sql: String) -> Result<Vec<Cells>, sqlx::Error> {
+        let query = AssertSqlSafe(sql);
+        match self {
+            Self::Postgres(link) => {
+                sqlx::query(query).persistent(false).fetch_all(&mut **link).await?.iter().map(cells).collect()
+            }
+            Self::MariaDb(link) => {
+                sqlx::query(query).persistent(false).fetch_all(&mut **link).await?.iter().map(cells).collect()
+            }
+            Self::Sqlite(link) => {
+                sqlx::query(query).persistent(false).fetch_all(&mut **link).await?.iter().map(cells).collect()
+            }
+        }
+    }
+
+    /// Sends all rows of `sql` in chunks; ends early if nobody takes them any more.
+    pub(super) async fn stream(mut self, sql: String, to: mpsc::Sender<Chunk>) {
+        let query = AssertSqlSafe(sql);
+        let ended = match &mut self {
+            Self::Postgres(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), &to).await,
+            Self::MariaDb(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), &to).await,
+            Self::Sqlite(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), &to).await,
+        };
+        if let Err(error) = ended {
+            // Nobody may be waiting for it.
+            _ = to.send(Err(error)).await;
+        }
+    }
+}
+
+/// Some rows, or why there are no more.
+pub(super) type Chunk = Result<Vec<Cells>, sqlx::Error>;
+
+async fn send<R: Row>(
+    rows: impl Stream<Item = Result<R, sqlx::Error>> + Send,
+    to: &mpsc::Sender<Chunk>,
+) -> Result<(), sqlx::Error>
+where
+    usize: sqlx::ColumnIndex<R>,
+    String: for<'a> sqlx::Decode<'a, R::Database> + sqlx::Type<R::Database>,
+{
+    let mut rows = std::pin::pin!(rows);
+    let mut chunk = Vec::with_capacity(CHUNK);
+    while let Some(row) = rows.try_next().await? {
+        chunk.push(cells(&row)?);
+        if chunk.len() == CHUNK && to.send(Ok(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)))).await.is_err()
+        {
+            return Ok(());
+        }
+    }
+    // An empty one tells the end.
+    for last in [chunk, Vec::new()] {
+        _ = to.send(Ok(last)).await;
+    }
+    Ok(())
+}
+
+fn cells<R: Row>(row: &R) -> Result<Cells, sqlx::Error>
+where
+    usize: sqlx::ColumnIndex<R>,
+    String: for<'a> sqlx::Decode<'a, R::Database> + sqlx::Type<R::Database>,
+{
+    (0..row.len()).map(|column| row.try_get(column)).collect()
+}

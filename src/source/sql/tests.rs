@@ -1,0 +1,188 @@
+//! A foreign table in SQLite, read by the adapter alone and through a feed.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::feed::{Fed, Feed, Parts};
+use crate::health::Health;
+use crate::index::Index;
+use crate::metrics::Metrics;
+use crate::pki::{Reason, Status};
+use crate::state::State;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use std::path::Path;
+use tokio::sync::watch;
+
+const GRACE: Duration = Duration::from_secs(60);
+
+async fn table(dir: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(dir.join("theirs.db")).create_if_missing(true);
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    sqlx::raw_sql(
+        "PRAGMA journal_mode = WAL; CREATE TABLE certs(serial TEXT PRIMARY KEY, ends INTEGER, state, at, why, written INTEGER)",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    pool
+}
+
+async fn put(pool: &SqlitePool, serial: &str, state: &str, written: i64) {
+    let at = (state == "R").then_some(written);
+    sqlx::query("INSERT OR REPLACE INTO certs VALUES (?, 2000000000, ?, ?, 4, ?)")
+        .bind(serial)
+        .bind(state)
+        .bind(at)
+        .bind(written)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+fn source(dir: &Path) -> SqlSource {
+    let certificate = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/pki/ca-p256.pem")).unwrap();
+    let issuer =
+        Issuer { name: "main".parse().unwrap(), certificate: Certificate::from_file_bytes(&certificate).unwrap() };
+    let columns = [
+        (Field::Serial, "serial"),
+        (Field::NotAfter, "ends"),
+        (Field::Status, "state"),
+        (Field::RevokedAt, "at"),
+        (Field::Reason, "why"),
+        (Field::ChangedAt, "written"),
+        (Field::Position, "written"),
+    ];
+    let table = Table {
+        snapshot: "SELECT * FROM certs;".to_owned(),
+        changes: Some("SELECT * FROM certs WHERE written >= {since}".to_owned()),
+        columns: columns.map(|(field, name)| (field, name.to_owned())).to_vec(),
+        serial_as: SerialAs::Decimal,
+        times_as: TimesAs::Seconds,
+        position_as: PositionAs::Time,
+        good: vec!["V".to_owned()],
+        revoked: vec!["R".to_owned()],
+        knows_issued: true,
+    };
+    let rhythm = Rhythm { poll: Duration::from_millis(5), commit_grace: GRACE, overlap: 0 };
+    SqlSource::new(&issuer, Place::File(dir.join("theirs.db")), table, rhythm)
+}
+
+fn serials(batch: &Batch) -> Vec<String> {
+    batch.rows.iter().map(|row| row.serial.to_decimal()).collect()
+}
+
+#[tokio::test]
+async fn what_is_dated_within_the_grace_is_given_once_and_what_lies_further_back_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = table(dir.path()).await;
+    let now = SystemClock.now().unix();
+    put(&theirs, "1", "V", now - 5_000).await;
+    let mut source = source(dir.path());
+    source.open().await.unwrap();
+    let head = source.head().await.unwrap();
+    let page = source.page(None, 10).await.unwrap();
+    assert_eq!((page.rows.len(), page.odd.len(), page.next), (1, 0, None));
+    let batch = source.changes(&head).await.unwrap();
+    assert_eq!((serials(&batch), batch.drained), (vec![], true));
+    assert_eq!(batch.currency, Currency::Lagging(GRACE));
+
+    put(&theirs, "2", "R", now).await;
+    // Two that took long to commit: one within the grace, one beyond it.
+    put(&theirs, "3", "R", now - 50).await;
+    put(&theirs, "4", "R", now - 500).await;
+    let batch = source.changes(&batch.position).await.unwrap();
+    let mut given = serials(&batch);
+    given.sort();
+    assert_eq!(given, ["2", "3"]);
+    assert_eq!(serials(&source.changes(&batch.position).await.unwrap()), Vec::<String>::new(), "given once");
+    put(&theirs, "3", "V", now).await;
+    assert_eq!(serials(&source.changes(&batch.position).await.unwrap()), ["3"]);
+
+    let key = |n: &str| Key {
+        issuer: "main".into(),
+        serial: format!("dec:{n}").parse::<Serial>().unwrap().as_bytes().to_vec(),
+    };
+    let (rows, _) = source.reread(&[key("4"), key("5")]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.serial.to_decimal()).collect::<Vec<_>>(), ["4"]);
+    assert!(matches!(rows[0].status, Status::Revoked(revocation) if revocation.reason == Reason::Superseded));
+}
+
+#[tokio::test]
+async fn rows_that_say_nothing_that_can_be_understood_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = table(dir.path()).await;
+    for row in [
+        "('12x', 2000000000, 'V', NULL, NULL, 1)",
+        "('13', 'soon', 'V', NULL, NULL, 1)",
+        "('14', 2000000000, 'X', NULL, NULL, 1)",
+        "('15', 2000000000, NULL, NULL, NULL, 1)",
+        "('16', 'soon', 'R', 'then', 'stolen', 1)",
+        "('17', 2000000000, 'V', NULL, NULL, NULL)",
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("INSERT INTO certs VALUES {row}"))).execute(&theirs).await.unwrap();
+    }
+    let mut source = source(dir.path());
+    source.open().await.unwrap();
+    let page = source.page(None, 10).await.unwrap();
+    let taken: Vec<_> = page.rows.iter().map(|row| (row.serial.to_decimal(), row.status != Status::Good)).collect();
+    assert_eq!(taken, [("16".to_owned(), true), ("17".to_owned(), false)], "what is revoked stays so");
+    let said: Vec<_> = page.odd.iter().map(|odd| format!("{}: {}", odd.name, odd.why)).collect();
+    for (said, words) in said.iter().zip([
+        "serial 12x: serial \"12x\": it is no decimal number",
+        "serial 0D: notAfter: \"soon\" is no number",
+        "serial 0E: status \"X\" is neither among those for good nor for revoked",
+        "serial 0F: its status is NULL",
+        "serial 10: notAfter: \"soon\" is no number; revocation date: \"then\" is no number; reason \"stolen\"",
+    ]) {
+        assert!(said.starts_with(words), "{said}");
+    }
+    assert_eq!(said.len(), 5);
+}
+
+/// The weaker guarantee: within the grace at the next look, else at the next reconcile.
+#[tokio::test]
+async fn promise_9_what_committed_later_than_the_grace_is_found_by_the_reconcile() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = table(dir.path()).await;
+    let now = SystemClock.now().unix();
+    for serial in 1..=100 {
+        put(&theirs, &serial.to_string(), "V", now - 5_000).await;
+    }
+    let state = State::open(&dir.path().join("state.db")).await.unwrap();
+    let index = Arc::new(Index::new());
+    let reasons = &Reason::ALL[..];
+    let fed = Fed { index: Arc::clone(&index), reasons, hashes: false, parts: Parts::Shards };
+    let feed = Feed::new(
+        source(dir.path()),
+        HashMap::from([("main".parse().unwrap(), fed)]),
+        state,
+        Arc::new(SystemClock),
+        Metrics::new().feed("theirs"),
+        Health::new().component("feed:theirs"),
+    );
+    let desk = feed.desk();
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(feed.run(stopped));
+    let is_revoked = |n: i64| {
+        let serial = format!("dec:{n}").parse().unwrap();
+        index.view().get(&serial).is_some_and(|record| record.status != Status::Good)
+    };
+    until(|| index.is_complete()).await;
+    put(&theirs, "7", "R", now - 5).await;
+    put(&theirs, "8", "R", now - 4_000).await;
+    until(|| is_revoked(7)).await;
+    assert!(!is_revoked(8), "dated before what is looked at");
+    let outcome = desk.reconcile().await.unwrap();
+    assert_eq!((outcome.mended, outcome.vanished, is_revoked(8)), (1, 0, true));
+    let as_of = index.as_of().unwrap();
+    assert!(as_of + GRACE <= SystemClock.now(), "it counts as right up to the grace only: {as_of}");
+    stop.send_replace(true);
+    running.await.unwrap();
+}
+
+async fn until(mut met: impl FnMut() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !met() {
+        assert!(Instant::now() < patience, "waited in vain");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
