@@ -14,7 +14,8 @@ const RECENT: Duration = Duration::from_secs(11 * 86_400);
 /// A revocation dated further ahead than this is worth a warning (life cycle of a status).
 const AHEAD: Duration = Duration::from_secs(300);
 
-/// What is to be believed of `row`, when `known` was known before.
+/// What is to be believed of `row`, when `known` was known before. `as_of` was sampled before it was read, `read_at`
+/// after: what was committed in between, in a second that had only just begun, is not dated ahead.
 ///
 /// # Errors
 /// Why it is not believed: what was known stays.
@@ -23,12 +24,13 @@ pub(super) fn judge(
     fed: &Fed,
     known: Option<&Record>,
     as_of: Time,
+    read_at: Time,
     loading: bool,
 ) -> Result<Record, &'static str> {
     let status = match row.status {
         Status::Revoked(mut revocation) => {
             // Of a database whose clock is ahead the commit, too, is dated ahead.
-            let committed = row.changed_at.min(as_of);
+            let committed = row.changed_at.min(read_at);
             if revocation.at > committed {
                 if revocation.at > committed + AHEAD {
                     let (issuer, serial) = (Arc::clone(&row.issuer), row.serial);

@@ -399,7 +399,7 @@ impl<S: Source> Feed<S> {
     /// many of the rows were known before and not missed.
     async fn believe(&mut self, rows: Vec<Row>, as_of: Time, loading: bool) -> (Believed, u64) {
         let mut believed: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
-        let mut seen: u64 = 0;
+        let (mut seen, read_at) = (0, self.clock.now());
         for row in rows {
             let Some((issuer, fed)) = self.issuers.get_key_value(&*row.issuer) else {
                 self.doubts.stranger(&row.issuer);
@@ -419,7 +419,7 @@ impl<S: Source> Feed<S> {
             {
                 self.doubts.row(name(), "the database moved it to another CRL; it stays in its own");
             }
-            match judge(&row, fed, known.as_ref(), as_of, loading && !fed.index.is_complete()) {
+            match judge(&row, fed, known.as_ref(), as_of, read_at, loading && !fed.index.is_complete()) {
                 Ok(record) => {
                     if self.doubts.any_rows() {
                         self.doubts.mended(&name());
@@ -566,7 +566,7 @@ impl<S: Source> Feed<S> {
             run.seen += 1;
         }
         // What is not believed is in doubt already and stays so.
-        let Ok(record) = judge(&row, fed, known.as_ref(), now, false) else { return };
+        let Ok(record) = judge(&row, fed, known.as_ref(), now, self.clock.now(), false) else { return };
         if known.is_none_or(|known| Record { since: known.since, ..record } != known) {
             run.suspects.push(row);
         }

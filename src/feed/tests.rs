@@ -657,9 +657,18 @@ fn known(status: Status, since: Time) -> Record {
 }
 
 #[test]
+fn a_revocation_committed_while_the_feed_was_reading_keeps_its_date() {
+    // The second in which it was committed began after the feed had looked at its clock.
+    let at = NOW + Duration::from_secs(1);
+    let (row, good) = (row(revoked(at, Reason::KeyCompromise), at, None), known(Status::Good, ago(99)));
+    let judged = judge(&row, &fed(&Arc::default()), Some(&good), NOW, at, false).unwrap();
+    assert_eq!(judged.status, row.status);
+}
+
+#[test]
 fn promise_2_a_second_change_within_one_second_is_dated_after_the_first() {
     let judged = |status, known: &Record| {
-        judge(&row(status, NOW, Some(NOW)), &fed(&Arc::default()), Some(known), NOW, false).unwrap()
+        judge(&row(status, NOW, Some(NOW)), &fed(&Arc::default()), Some(known), NOW, NOW, false).unwrap()
     };
     let hold = judged(revoked(NOW, Reason::CertificateHold), &known(Status::Good, ago(99)));
     assert_eq!(hold.since, NOW);
@@ -676,11 +685,12 @@ fn promise_2_after_a_restart_an_answer_is_not_dated_before_the_last_change_of_it
     // points up to a day back.
     for released in [None, Some(ago(2 * HOUR))] {
         let believed =
-            judge(&row(Status::Good, ago(2 * HOUR), released), &fed(&Arc::default()), None, NOW, true).unwrap();
+            judge(&row(Status::Good, ago(2 * HOUR), released), &fed(&Arc::default()), None, NOW, NOW, true).unwrap();
         assert!(believed.since >= ago(2 * HOUR), "{}", believed.since);
     }
     // No answer about an earlier status is alive any more, and nothing is kept for it.
-    let old = judge(&row(Status::Good, ago(24 * 30 * HOUR), None), &fed(&Arc::default()), None, NOW, true).unwrap();
+    let old =
+        judge(&row(Status::Good, ago(24 * 30 * HOUR), None), &fed(&Arc::default()), None, NOW, NOW, true).unwrap();
     assert_eq!(old.since, Time::default());
 }
 
@@ -688,13 +698,16 @@ fn promise_2_after_a_restart_an_answer_is_not_dated_before_the_last_change_of_it
 fn promise_12_a_release_counts_only_for_the_hold_that_it_ended() {
     let hold = known(revoked(ago(5 * HOUR), Reason::CertificateHold), ago(5 * HOUR));
     let released = row(Status::Good, ago(HOUR), Some(ago(HOUR)));
-    assert_eq!(judge(&released, &fed(&Arc::default()), Some(&hold), NOW, false).unwrap().status, Status::Good);
+    assert_eq!(judge(&released, &fed(&Arc::default()), Some(&hold), NOW, NOW, false).unwrap().status, Status::Good);
     // On hold again one hour ago, dated back before the release; then a backup from between was restored.
     let again = known(revoked(ago(5 * HOUR), Reason::CertificateHold), ago(HOUR));
     let older = row(Status::Good, ago(3 * HOUR), Some(ago(3 * HOUR)));
-    assert!(judge(&older, &fed(&Arc::default()), Some(&again), NOW, false).is_err());
+    assert!(judge(&older, &fed(&Arc::default()), Some(&again), NOW, NOW, false).is_err());
     let last = known(revoked(ago(5 * HOUR), Reason::KeyCompromise), ago(5 * HOUR));
-    assert!(judge(&released, &fed(&Arc::default()), Some(&last), NOW, false).is_err(), "never from a final revocation");
+    assert!(
+        judge(&released, &fed(&Arc::default()), Some(&last), NOW, NOW, false).is_err(),
+        "never from a final revocation"
+    );
     let demoted = row(revoked(ago(5 * HOUR), Reason::CertificateHold), ago(5 * HOUR), None);
-    assert!(judge(&demoted, &fed(&Arc::default()), Some(&last), NOW, false).is_err(), "nor by way of a hold");
+    assert!(judge(&demoted, &fed(&Arc::default()), Some(&last), NOW, NOW, false).is_err(), "nor by way of a hold");
 }
