@@ -18,10 +18,21 @@ use std::time::{Duration, Instant};
 
 const SIZES: [u64; 3] = [10_000, 1_000_000, 10_000_000];
 const LARGE: u64 = 100_000_000;
+
+/// With `--test` it is only to be seen that everything works.
+fn is_smoke() -> bool {
+    std::env::args().any(|argument| argument == "--test")
+}
+
 /// What readers and files are measured with.
-const SIZE: u64 = 10_000_000;
+fn size() -> u64 {
+    if is_smoke() { 100_000 } else { 10_000_000 }
+}
 
 fn sizes() -> Vec<u64> {
+    if is_smoke() {
+        return vec![10_000, size()];
+    }
     let large = std::env::var_os("JARCHY_BENCH_LARGE").map(|_| LARGE);
     SIZES.into_iter().chain(large).collect()
 }
@@ -120,13 +131,13 @@ fn lookup(c: &mut Criterion) {
 
 /// A thousand changes a second, two hundred batches, while a reader looks up and notes how long each takes.
 fn readers(index: &Index) {
-    const TIME: Duration = Duration::from_secs(10);
+    let (size, time) = (size(), Duration::from_secs(if is_smoke() { 1 } else { 10 }));
     let read = |stop: &dyn Fn() -> bool| {
         let mut histogram = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).unwrap();
         let (mut state, mut last) = (1, Instant::now());
         while !stop() {
             for _ in 0..1_000 {
-                let n = scattered(&mut state, 0, SIZE);
+                let n = scattered(&mut state, 0, size);
                 black_box(index.view().get(&serial(n)));
                 let now = Instant::now();
                 histogram.record(u64::try_from((now - last).as_nanos()).unwrap()).unwrap();
@@ -137,18 +148,18 @@ fn readers(index: &Index) {
     };
     for round in 0..3 {
         let began = Instant::now();
-        let alone = read(&|| began.elapsed() > TIME);
+        let alone = read(&|| began.elapsed() > time);
         let (done, began) = (AtomicBool::new(false), Instant::now());
         let (beside, busy) = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let mut busy = Duration::ZERO;
-                for batch in 0..200 * TIME.as_secs() {
+                for batch in 0..200 * time.as_secs() {
                     let due = began + Duration::from_millis(5) * u32::try_from(batch).unwrap();
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                     let at = Time::from_unix(1_795_000_000 + i64::try_from(batch).unwrap());
                     let status = Status::Revoked(Revocation { at, reason: Reason::Superseded, invalidity_date: None });
                     let (mut state, started) = (batch ^ round << 32, Instant::now());
-                    let rows = (0..5).map(|_| scattered(&mut state, 0, SIZE));
+                    let rows = (0..5).map(|_| scattered(&mut state, 0, size));
                     index.apply(&rows.map(|n| (serial(n), Record { status, ..record(n) })).collect::<Vec<_>>());
                     busy += started.elapsed();
                 }
@@ -169,7 +180,7 @@ fn readers(index: &Index) {
                 histogram.max() / 1_000
             );
         }
-        println!("index/readers: the writer took {:.1} % of a core", busy.as_secs_f64() / TIME.as_secs_f64() * 100.0);
+        println!("index/readers: the writer took {:.1} % of a core", busy.as_secs_f64() / time.as_secs_f64() * 100.0);
     }
 }
 
@@ -202,7 +213,7 @@ fn snapshot(index: &Index) {
 }
 
 fn large(_: &mut Criterion) {
-    let index = filled(SIZE);
+    let index = filled(size());
     snapshot(&index);
     readers(&index);
 }
