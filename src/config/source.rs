@@ -3,7 +3,8 @@
 //! Each kind has its own settings; one that belongs to another kind is an error. What a source cannot know, the
 //! config must say: of a source that names revoked certificates only, what is answered for all others.
 
-use super::{Check, HOUR, NotIssued, SECOND, file};
+use super::check::Check;
+use super::{HOUR, NotIssued, SECOND, file};
 use crate::db;
 use crate::source::sql::{Field, PositionAs, SerialAs, Table, TimesAs, presets};
 use serde::Deserialize;

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::pki::{Reason, Time};
 
 fn sample(name: &str) -> Config {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/config");
