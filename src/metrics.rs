@@ -304,7 +304,7 @@ pub struct Feed {
     pub mended: Counter,
     /// Numbers of the change log that nothing was found under and that are still asked for.
     pub gaps: Gauge,
-    /// Rows left out because they cannot be understood.
+    /// Rows left out or amended because they cannot be understood.
     pub odd: Counter,
     /// Rows not believed because they take back what was known.
     pub refused: Counter,
@@ -568,7 +568,7 @@ impl Families {
             feed_lag: register(r, "feed_lag_seconds", "Seconds by which the index may be behind the database"),
             mended: register(r, "feed_mended", "Differences that a reconcile found and mended"),
             gaps: register(r, "feed_gaps", "Numbers missing in the change log that are still asked for"),
-            odd: register(r, "feed_odd_rows", "Rows left out because they cannot be understood"),
+            odd: register(r, "feed_odd_rows", "Rows left out or amended because they cannot be understood"),
             refused: register(r, "feed_refused_rows", "Rows not believed because they take back what was known"),
             strangers: register(r, "feed_stranger_rows", "Rows read of issuers that the config does not name"),
             vanished: register(r, "feed_vanished", "Certificates lost by the database that keep their last status"),

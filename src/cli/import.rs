@@ -12,7 +12,7 @@ use super::source::chosen;
 use crate::app;
 use crate::pki::{IssuerName, Reason, Revocation, Serial, Status, Time};
 use crate::registry::{Added, Audit, NewCertificate, Order, Registry, RegistryError};
-use crate::source::{OddRow, Row, Source};
+use crate::source::{Fate, OddRow, Row, Source};
 use anyhow::Context;
 use indicatif::ProgressBar;
 use std::io::Write;
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// Rows of one page, which are one transaction.
 const PAGE: usize = 1_000;
-/// Refused rows that are named on the screen.
+/// Refused and amended rows that are named on the screen.
 const NAMED: usize = 20;
 
 /// Take certificates over from an issuer's source ([issuer.source]) into the issuance database
@@ -33,7 +33,7 @@ const NAMED: usize = 20;
 
 Run it again to go on after an interruption, or to take over what changed since. When all is in, leave
 [issuer.source] out of the config and restart: the issuance database is then what is answered from.
-Exits with 0 if every row was taken, with 3 if some were refused.")]
+Exits with 0 if every row was taken, with 3 if some were refused or amended.")]
 pub struct Import {
     /// The issuer; needed where several have a source of their own
     issuer: Option<IssuerName>,
@@ -43,7 +43,7 @@ pub struct Import {
     /// Take certificates whose notBefore the source does not know as valid since 1970
     #[arg(long)]
     without_not_before: bool,
-    /// Write every refused row and its reason into this file
+    /// Write every row that was refused or amended, and why, into this file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     #[command(flatten)]
@@ -59,6 +59,8 @@ struct Tally {
     updated: usize,
     already: usize,
     refused: Vec<String>,
+    /// Taken all the same.
+    amended: Vec<String>,
 }
 
 /// What is to be done about one row of the source.
@@ -88,7 +90,10 @@ impl Import {
         bar.enable_steady_tick(Duration::from_millis(200));
         loop {
             let page = source.page(after.as_ref(), PAGE).await.context("reading the source")?;
-            tally.refused.extend(page.odd.iter().map(|OddRow { name, why, .. }| format!("{name}: {why}")));
+            for OddRow { name, why, fate, .. } in &page.odd {
+                let those = if *fate == Fate::LeftOut { &mut tally.refused } else { &mut tally.amended };
+                those.push(format!("{name}: {why}"));
+            }
             self.take(&registry, &issuer, &page.rows, source.knows_issued(), &audit, &mut tally).await?;
             bar.set_message(format!("{} rows", tally.new + tally.updated + tally.already + tally.refused.len()));
             after = page.next;
@@ -188,7 +193,7 @@ impl Import {
     }
 
     fn report(&self, tally: &Tally, issuer: &IssuerName, out: &mut (dyn Write + Send)) -> anyhow::Result<ExitCode> {
-        let Tally { new, updated, already, refused } = tally;
+        let Tally { new, updated, already, refused, amended } = tally;
         let would = if self.dry_run { "would be " } else { "" };
         writeln!(
             out,
@@ -196,17 +201,21 @@ impl Import {
              already, {} refused",
             refused.len()
         )?;
+        let lines: Vec<String> = [("refused", refused), ("amended", amended)]
+            .into_iter()
+            .flat_map(|(what, those)| those.iter().map(move |line| format!("{what}: {line}")))
+            .collect();
         if let Some(file) = &self.report {
-            let lines: String = refused.iter().map(|line| format!("{line}\n")).collect();
-            std::fs::write(file, lines).with_context(|| format!("cannot write {}", file.display()))?;
+            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        for line in refused.iter().take(NAMED) {
-            writeln!(out, "refused: {line}")?;
+        for line in lines.iter().take(NAMED) {
+            writeln!(out, "{line}")?;
         }
-        if refused.len() > NAMED && self.report.is_none() {
-            writeln!(out, "and {} more: --report FILE names them all", refused.len() - NAMED)?;
+        if lines.len() > NAMED && self.report.is_none() {
+            writeln!(out, "and {} more: --report FILE names them all", lines.len() - NAMED)?;
         }
-        Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        Ok(if lines.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
     }
 }
 

@@ -7,14 +7,14 @@ use super::ConfigFile;
 use crate::app;
 use crate::pki::{IssuerName, Status, Time};
 use crate::source::any::Any;
-use crate::source::{Currency, OddRow, Row, Source};
+use crate::source::{Currency, Fate, OddRow, Row, Source};
 use anyhow::{Context, ensure};
 use std::io::Write;
 use std::process::ExitCode;
 
 /// Rows of one page.
 const PAGE: usize = 10_000;
-/// Refused rows that are named, unless all are asked for.
+/// Rows that are named of those refused, and of those amended, unless all are asked for.
 const NAMED: usize = 20;
 
 /// Look into the source that an issuer's certificates are read from ([issuer.source]).
@@ -23,7 +23,7 @@ const NAMED: usize = 20;
   jarchy source check
   jarchy source check main --rows 50 --config /etc/jarchy/jarchy.toml
 
-Exits with 0 if every row was understood, with 3 if some were refused.")]
+Exits with 0 if every row was understood, with 3 if some were refused or amended.")]
 pub struct SourceCommand {
     #[command(subcommand)]
     command: Command,
@@ -34,7 +34,7 @@ enum Command {
     Check(Check),
 }
 
-/// Read it all once: show the first rows as they are understood, and all that would be refused
+/// Read it all once: show the first rows as they are understood, and all that would be refused or amended
 #[derive(Debug, clap::Args)]
 struct Check {
     /// The issuer; needed where several have a source of their own
@@ -42,7 +42,7 @@ struct Check {
     /// How many rows are shown
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     rows: usize,
-    /// Name every refused row
+    /// Name every row that is refused or amended
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -87,7 +87,7 @@ impl Check {
         source.open().await.context("opening the source")?;
         let head = source.head().await.context("asking for the newest change")?;
         writeln!(out, "issuer {issuer}: {}", head.database)?;
-        let (mut shown, mut good, mut revoked, mut held, mut refused) = (0, 0_u64, 0_u64, 0_u64, Vec::new());
+        let (mut shown, mut good, mut revoked, mut held, mut odd) = (0, 0_u64, 0_u64, 0_u64, Vec::new());
         let mut after = None;
         loop {
             let page = source.page(after.as_ref(), PAGE).await.context("reading a page")?;
@@ -102,7 +102,7 @@ impl Check {
                     shown += 1;
                 }
             }
-            refused.extend(page.odd);
+            odd.extend(page.odd);
             after = page.next;
             if after.is_none() {
                 break;
@@ -117,21 +117,27 @@ impl Check {
         if let Some(complaint) = source.complaint() {
             writeln!(out, "{complaint}")?;
         }
-        self.report(&refused, out)
+        self.report(&odd, out)
     }
 
-    fn report(&self, refused: &[OddRow], out: &mut (dyn Write + Send)) -> anyhow::Result<ExitCode> {
-        if refused.is_empty() {
+    fn report(&self, odd: &[OddRow], out: &mut (dyn Write + Send)) -> anyhow::Result<ExitCode> {
+        if odd.is_empty() {
             writeln!(out, "every row was understood")?;
             return Ok(ExitCode::SUCCESS);
         }
-        writeln!(out, "{} rows are refused, or taken with something amended:", refused.len())?;
-        let named = if self.all { refused.len() } else { NAMED };
-        for OddRow { name, why, .. } in refused.iter().take(named) {
-            writeln!(out, "  {name}: {why}")?;
-        }
-        if refused.len() > named {
-            writeln!(out, "  and {} more; --all names them", refused.len() - named)?;
+        let named = if self.all { odd.len() } else { NAMED };
+        for (fate, what) in [(Fate::LeftOut, "refused"), (Fate::Amended, "taken with something amended")] {
+            let those: Vec<&OddRow> = odd.iter().filter(|odd| odd.fate == fate).collect();
+            if those.is_empty() {
+                continue;
+            }
+            writeln!(out, "{} rows are {what}:", those.len())?;
+            for OddRow { name, why, .. } in those.iter().take(named) {
+                writeln!(out, "  {name}: {why}")?;
+            }
+            if those.len() > named {
+                writeln!(out, "  and {} more; --all names them", those.len() - named)?;
+            }
         }
         Ok(ExitCode::from(3))
     }

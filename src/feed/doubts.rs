@@ -1,5 +1,5 @@
-//! What an operator should look at: rows that are left out or not believed, certificates that vanished, and
-//! what happened to the database.
+//! What an operator should look at: rows that are left out, amended or not believed, certificates that vanished,
+//! and what happened to the database.
 //!
 //! Invariant: each thing is logged once, and told in health for as long as it stands; what is mended is told
 //! no more. A flood of it takes bounded memory.
@@ -15,7 +15,7 @@ const TOLD_FOR: Duration = Duration::from_secs(600);
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
-    /// Rows that cannot be understood or are not believed: name and why.
+    /// Rows that cannot be understood, or not in full, or are not believed: name and why.
     rows: BTreeMap<String, String>,
     /// What became of the database, and when.
     event: Option<(String, Instant)>,
@@ -24,7 +24,7 @@ pub(super) struct Doubts {
 }
 
 impl Doubts {
-    /// The row is left out, or what it says is not believed. Whether that is news.
+    /// The row is not taken as it stands. Whether that is news.
     pub(super) fn row(&mut self, name: String, why: &str) -> bool {
         if self.rows.get(&name).is_some_and(|known| known == why) || self.rows.len() >= MOST {
             return false;
@@ -39,10 +39,10 @@ impl Doubts {
         !self.rows.is_empty()
     }
 
-    /// What the row says now is believed.
+    /// What the row says now is believed, or the row is gone.
     pub(super) fn mended(&mut self, name: &str) {
         if self.rows.remove(name).is_some() {
-            tracing::info!("{name}: what the database says of it is believed again");
+            tracing::info!("{name}: not in doubt any more");
         }
     }
 

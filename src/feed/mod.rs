@@ -21,7 +21,7 @@ use crate::health::Component;
 use crate::index::{Index, Record};
 use crate::metrics;
 use crate::pki::{Clock, IssuerName, Reason, Serial, Status, Time};
-use crate::source::{Batch, Currency, Gone, Key, OddRow, Position, Row, Source, SourceError, Waited};
+use crate::source::{Batch, Currency, Fate, Gone, Key, OddRow, Position, Row, Source, SourceError, Waited};
 use crate::state::State;
 use desk::Order;
 use doubts::Doubts;
@@ -264,8 +264,8 @@ impl<S: Source> Feed<S> {
         let sampled = self.clock.now();
         let batch = within(self.pace.read_time, "changes", self.source.changes(position)).await?;
         let Batch { rows, gone, odd, position, drained, currency, gaps } = batch;
-        self.odd(&odd);
         let changed = self.take(rows, sampled).await;
+        self.odd(&odd);
         gone.into_iter().for_each(|gone| self.gone(gone, sampled));
         self.metrics.changes.inc_by(changed);
         self.metrics.gaps.set(i64::try_from(gaps).unwrap_or(i64::MAX));
@@ -324,9 +324,8 @@ impl<S: Source> Feed<S> {
         let mut seen: u64 = 0;
         loop {
             let page = within(self.pace.read_time, "a page", self.source.page(after.as_ref(), PAGE)).await?;
-            seen += self.odd(&page.odd);
             let (believed, known) = self.believe(page.rows, as_of, true).await;
-            seen += known;
+            seen += known + self.odd(&page.odd);
             for (issuer, believed) in believed {
                 if let Some(Fed { index, .. }) = self.issuers.get(&issuer) {
                     index.stage(believed);
@@ -364,8 +363,8 @@ impl<S: Source> Feed<S> {
         for keys in held.chunks(REREAD) {
             let reading = self.source.reread(keys);
             let (rows, odd) = within(self.pace.read_time, "certificates on hold", reading).await?;
-            self.odd(&odd);
             self.take(rows, as_of).await;
+            self.odd(&odd);
         }
         Ok(())
     }
@@ -449,6 +448,9 @@ impl<S: Source> Feed<S> {
     /// is not there any more keeps its last status.
     fn gone(&mut self, gone: Gone, now: Time) {
         let (Gone::Deleted(key) | Gone::Missing(key)) = &gone;
+        if self.doubts.any_rows() {
+            self.doubts.mended(&key.to_string());
+        }
         let Some((issuer, fed)) = self.issuers.get_key_value(&*key.issuer) else { return };
         let Ok(serial) = Serial::from_content(&key.serial) else { return };
         let Some(record) = fed.index.view().get(&serial) else { return };
@@ -579,10 +581,11 @@ impl<S: Source> Feed<S> {
         let key = |row: &Row| Key { issuer: Arc::clone(&row.issuer), serial: row.serial.as_bytes().to_vec() };
         let suspects: HashMap<Key, &Row> = run.suspects.iter().map(|row| (key(row), row)).collect();
         let keys: Vec<Key> = suspects.keys().cloned().collect();
-        let (rows, _) = within(self.pace.read_time, "single rows", self.source.reread(&keys)).await?;
+        let (rows, odd) = within(self.pace.read_time, "single rows", self.source.reread(&keys)).await?;
         let same = rows.into_iter().filter(|row| suspects.get(&key(row)) == Some(&row)).collect();
         run.suspects.clear();
         let mended = self.take(same, sampled).await;
+        self.odd(&odd);
         run.outcome.mended += mended;
         self.metrics.mended.inc_by(mended);
         Ok(())
@@ -698,12 +701,22 @@ impl<S: Source> Feed<S> {
         self.metrics.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
     }
 
-    /// Tells of rows that are left out; how many of them are of certificates that are known.
+    /// Tells of rows that are left out or amended, after what was taken of them; how many of those left out are of
+    /// certificates that are known.
     fn odd(&mut self, rows: &[OddRow]) -> u64 {
         let mut known = 0;
-        for OddRow { key, name, why } in rows {
-            if self.doubts.row(name.clone(), &format!("the row is left out: {why}")) {
+        for OddRow { key, name, why, fate } in rows {
+            let id = key.as_ref().map_or_else(|| name.clone(), Key::to_string);
+            let place = if id == *name { String::new() } else { format!(" ({name})") };
+            let what = match fate {
+                Fate::LeftOut => "the row is left out",
+                Fate::Amended => "the row is taken with something amended",
+            };
+            if self.doubts.row(id, &format!("{what}{place}: {why}")) {
                 self.metrics.odd.inc();
+            }
+            if *fate == Fate::Amended {
+                continue;
             }
             let index = key.as_ref().and_then(|key| Some((self.issuers.get(&*key.issuer)?, key)));
             let serial = |key: &Key| Serial::from_content(&key.serial).ok();

@@ -9,8 +9,9 @@
 
 mod line;
 
+use self::line::Refused;
 use super::file::{Stamp, Watched};
-use super::{Batch, Currency, Gone, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
+use super::{Batch, Currency, Fate, Gone, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::pki::{Certificate, IssuerName, Serial, Time};
 use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -78,12 +79,14 @@ impl IndexTxt {
 
     /// What is to be said of a line; `None` for one that says nothing. The hash is of the line as it stands.
     fn read(&self, line: &str, number: usize, stamp: Stamp) -> Option<(Result<Row, OddRow>, Option<OddRow>)> {
-        let odd =
-            |why: String| OddRow { key: None, name: format!("{}, line {number}", self.file.path().display()), why };
+        let odd = |serial: Option<Serial>, why: String, fate: Fate| {
+            let key = serial.map(|serial| self.key(&serial));
+            OddRow { key, name: format!("{}, line {number}", self.file.path().display()), why, fate }
+        };
         let parsed = match line::parse(line, stamp.modified()) {
             Ok(None) => return None,
             Ok(Some(parsed)) => parsed,
-            Err(why) => return Some((Err(odd(why)), None)),
+            Err(Refused { serial, why }) => return Some((Err(odd(serial, why, Fate::LeftOut)), None)),
         };
         let certificate = self.certificate(parsed.hex, &parsed.serial);
         let row = Row {
@@ -98,7 +101,11 @@ impl IndexTxt {
             ca: certificate.as_ref().map(|certificate| certificate.is_ca),
             sha256: certificate.as_ref().map(Certificate::sha256),
         };
-        Some((Ok(row), parsed.doubt.map(odd)))
+        Some((Ok(row), parsed.doubt.map(|why| odd(Some(parsed.serial), why, Fate::Amended))))
+    }
+
+    fn key(&self, serial: &Serial) -> Key {
+        Key { issuer: Arc::clone(&self.issuer), serial: serial.as_bytes().to_vec() }
     }
 
     /// The issued certificate, where its file is there and is that of this serial.
@@ -133,8 +140,7 @@ impl IndexTxt {
             known.retain(|serial, _| {
                 let stays = present.contains(serial);
                 if !stays {
-                    let key = Key { issuer: Arc::clone(&self.issuer), serial: serial.as_bytes().to_vec() };
-                    self.changed.push_back(Change::Gone(Gone::Missing(key)));
+                    self.changed.push_back(Change::Gone(Gone::Missing(self.key(serial))));
                 }
                 stays
             });
@@ -166,9 +172,12 @@ fn lines_of(text: &[u8]) -> impl Iterator<Item = (usize, std::borrow::Cow<'_, st
         .map(move |(at, line)| (at + 1, String::from_utf8_lossy(line.get(..without_end(line)).unwrap_or(line))))
 }
 
-/// The serial of a line that can be understood.
+/// Whose line it is, as far as that can be read.
 fn serial_of(line: &str) -> Option<Serial> {
-    line::parse(line, Time::default()).ok().flatten().map(|line| line.serial)
+    match line::parse(line, Time::default()) {
+        Ok(line) => line.map(|line| line.serial),
+        Err(refused) => refused.serial,
+    }
 }
 
 impl Source for IndexTxt {
@@ -197,13 +206,13 @@ impl Source for IndexTxt {
         for (number, line) in lines.by_ref().take(at_most.max(1)) {
             let Some((row, doubt)) = self.read(&line, number, stamp) else { continue };
             odd.extend(doubt);
+            if !self.loaded
+                && let Some(serial) = serial_of(&line)
+            {
+                self.known.insert(serial, self.hash.hash_one(line.as_bytes()));
+            }
             match row {
-                Ok(row) => {
-                    if !self.loaded {
-                        self.known.insert(row.serial, self.hash.hash_one(line.as_bytes()));
-                    }
-                    rows.push(row);
-                }
+                Ok(row) => rows.push(row),
                 Err(why) => odd.push(why),
             }
         }

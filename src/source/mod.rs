@@ -68,7 +68,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A row that cannot be understood; it is left out, counted and reported, and the rest goes on.
+/// A row that cannot be understood, or not in full; it is counted and reported, and the rest goes on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OddRow {
     /// Which certificate, where that much can be read.
@@ -77,13 +77,24 @@ pub struct OddRow {
     pub name: String,
     /// What is wrong with it.
     pub why: String,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What becomes of an [`OddRow`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// It is left out.
+    LeftOut,
+    /// It is among the rows, with something else in the place of what could not be read.
+    Amended,
 }
 
 impl OddRow {
-    /// A row of the certificate that `key` names.
+    /// A row of the certificate that `key` names, which is left out.
     #[must_use]
     pub fn of(key: Key, why: impl Into<String>) -> Self {
-        Self { name: key.to_string(), key: Some(key), why: why.into() }
+        Self { name: key.to_string(), key: Some(key), why: why.into(), fate: Fate::LeftOut }
     }
 }
 

@@ -226,10 +226,22 @@ fn a_half_written_index_is_not_taken_for_the_truth_and_a_line_that_is_none_is_na
     fs::write(ca.path("index.txt"), broken).unwrap();
     wait_until("the line is named", || {
         let health = health(&server);
-        contains(&health, "index.txt, line 3: the row is left out: notAfter")
+        contains(&health, "serial 0A: the row is left out (")
+            .and_then(|()| contains(&health, "index.txt, line 3): notAfter"))
     });
     contains(&ca.ask(&server, "one"), "one.crt: good").unwrap();
+
+    // What can be read of a revocation counts, and what cannot is told, for as long as it stands there.
+    let strange = |index: &str| index.replace(",keyCompromise\t", ",stolen\t");
+    fs::write(ca.path("index.txt"), strange(&index)).unwrap();
+    wait_until("the amended line is named", || {
+        let health = health(&server);
+        contains(&health, "the row is taken with something amended (")
+            .and_then(|()| contains(&health, "index.txt, line 3): reason"))
+    });
+    contains(&ca.ask(&server, "two"), "two.crt: revoked").unwrap();
     fs::write(ca.path("index.txt"), &index).unwrap();
+    wait_until("health has nothing to tell", || contains(&health(&server), "\"status\": \"ready\""));
     ca.issue("three", &[]);
     ca.wait_for(&server, "three", "three.crt: good");
     server.stop();

@@ -18,17 +18,27 @@ pub(super) struct Line<'a> {
     pub(super) doubt: Option<String>,
 }
 
+/// A line that cannot be understood.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Refused {
+    /// Whose it is, where that much can be read.
+    pub(super) serial: Option<Serial>,
+    pub(super) why: String,
+}
+
 /// Reads a line without its end; `None` for a comment or an empty one. `written_at` stands in for the date of a
 /// revocation that has none.
-pub(super) fn parse(line: &str, written_at: Time) -> Result<Option<Line<'_>>, String> {
+pub(super) fn parse(line: &str, written_at: Time) -> Result<Option<Line<'_>>, Refused> {
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
     let fields = fields(line);
     let &[status, not_after, revocation, hex, _file, _subject] = fields.as_slice() else {
-        return Err(format!("{} fields where six are expected", fields.len()));
+        let why = format!("{} fields where six are expected", fields.len());
+        return Err(Refused { serial: None, why });
     };
-    let serial = serial(hex)?;
+    let serial = serial(hex).map_err(|why| Refused { serial: None, why })?;
+    let refused = |why| Err(Refused { serial: Some(serial), why });
     let not_after_read = time(not_after);
     let (status, mut doubt) = match status {
         // E is a V that `openssl ca -updatedb` found to be past its notAfter.
@@ -37,11 +47,11 @@ pub(super) fn parse(line: &str, written_at: Time) -> Result<Option<Line<'_>>, St
             let (revocation, doubt) = revoked(revocation, written_at);
             (Status::Revoked(revocation), doubt)
         }
-        other => return Err(format!("status {other:?} is none of V, R, E")),
+        other => return refused(format!("status {other:?} is none of V, R, E")),
     };
     let not_after = match not_after_read {
         Some(time) => time,
-        None if status == Status::Good => return Err(format!("notAfter {not_after:?} is no time")),
+        None if status == Status::Good => return refused(format!("notAfter {not_after:?} is no time")),
         None => {
             doubt = Some(format!("notAfter {not_after:?} is no time: it is taken for never"));
             Time::MAX
@@ -132,7 +142,7 @@ mod tests {
                 format!("{serial} {not_after} {}{doubt}", revocation(status))
             }
             Ok(None) => "nothing".to_owned(),
-            Err(why) => format!("refused: {why}"),
+            Err(Refused { why, .. }) => format!("refused: {why}"),
         }
     }
 

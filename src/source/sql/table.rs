@@ -5,7 +5,7 @@
 
 use super::cells::{self, SerialAs, TimesAs};
 use crate::pki::{Certificate, Reason, Revocation, Serial, Status, Time};
-use crate::source::{OddRow, Row};
+use crate::source::{Fate, Key, OddRow, Row};
 use base64::Engine as _;
 use serde::Deserialize;
 use std::fmt;
@@ -157,12 +157,16 @@ impl Table {
         };
         let serial = match serial {
             Ok(serial) => serial,
-            Err(why) => return Some(Err(odd(cell(Field::Serial).unwrap_or("NULL"), why))),
+            Err(why) => {
+                let name = format!("serial {}", cell(Field::Serial).unwrap_or("NULL"));
+                return Some(Err(OddRow { key: None, name, why, fate: Fate::LeftOut }));
+            }
         };
         let read = self.row_of(serial, &cell, certificate.as_ref(), issuer, now, &mut doubts);
-        let name = serial.to_string();
-        let doubt = (!doubts.is_empty()).then(|| odd(&name, doubts.join("; ")));
-        Some(read.map(|row| (row, doubt)).map_err(|why| odd(&name, why)))
+        let odd = |why| OddRow::of(Key { issuer: Arc::clone(issuer), serial: serial.as_bytes().to_vec() }, why);
+        let amended = |doubts: Vec<String>| OddRow { fate: Fate::Amended, ..odd(doubts.join("; ")) };
+        let doubt = (!doubts.is_empty()).then(|| amended(doubts));
+        Some(read.map(|row| (row, doubt)).map_err(odd))
     }
 
     fn row_of<'a>(
@@ -232,10 +236,6 @@ impl Table {
             (false, false) => Err(format!("status {text:?} is neither among those for good nor for revoked")),
         }
     }
-}
-
-fn odd(name: &str, why: String) -> OddRow {
-    OddRow { key: None, name: format!("serial {name}"), why }
 }
 
 /// DER, PEM, or the base64 of DER, in a column of text or of bytes.

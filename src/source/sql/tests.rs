@@ -128,10 +128,10 @@ async fn rows_that_say_nothing_that_can_be_understood_are_named() {
     let said: Vec<_> = page.odd.iter().map(|odd| format!("{}: {}", odd.name, odd.why)).collect();
     for (said, words) in said.iter().zip([
         "serial 12x: serial \"12x\": it is no decimal number",
-        "serial 0D: notAfter: \"soon\" is no number",
-        "serial 0E: status \"X\" is neither among those for good nor for revoked",
-        "serial 0F: its status is NULL",
-        "serial 10: notAfter: \"soon\" is no number; revocation date: \"then\" is no number; reason \"stolen\"",
+        "issuer \"main\", serial 0D: notAfter: \"soon\" is no number",
+        "issuer \"main\", serial 0E: status \"X\" is neither among those for good nor for revoked",
+        "issuer \"main\", serial 0F: its status is NULL",
+        "issuer \"main\", serial 10: notAfter: \"soon\" is no number; revocation date: \"then\" is no number; reason \"stolen\"",
     ]) {
         assert!(said.starts_with(words), "{said}");
     }
