@@ -92,13 +92,14 @@ fn adapter(source: &Settings, issuer: &Issuer) -> Any {
             Any::Crl(Box::new(source))
         }
         From::Sql { place, commit_grace, overlap, layout } => {
-            let table = match layout {
-                Layout::Ejbca(ejbca) => presets::ejbca(ejbca, Dialect::of(place), &issuer.certificate),
-                Layout::Cfssl => presets::cfssl(Dialect::of(place), &issuer.certificate),
-                Layout::Queries(table) => Table::clone(table),
-            };
             let rhythm = Rhythm { poll: source.poll, commit_grace: *commit_grace, overlap: i64::from(*overlap) };
-            Any::Sql(Box::new(SqlSource::new(issuer, place.clone(), table, rhythm)))
+            let reading = |table| SqlSource::new(issuer, place.clone(), table, rhythm);
+            let source = match layout {
+                Layout::Ejbca(ejbca) => SqlSource::beside_ejbca(issuer, place.clone(), ejbca.clone(), rhythm),
+                Layout::Cfssl => reading(presets::cfssl(Dialect::of(place), &issuer.certificate)),
+                Layout::Queries(table) => reading(Table::clone(table)),
+            };
+            Any::Sql(Box::new(source))
         }
     }
 }

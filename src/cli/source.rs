@@ -5,7 +5,7 @@
 
 use super::ConfigFile;
 use crate::app;
-use crate::pki::{IssuerName, Status, Time};
+use crate::pki::{Clock, IssuerName, Status, SystemClock, Time};
 use crate::source::any::Any;
 use crate::source::{Currency, Fate, OddRow, Row, Source};
 use anyhow::{Context, ensure};
@@ -87,6 +87,9 @@ impl Check {
         source.open().await.context("opening the source")?;
         let head = source.head().await.context("asking for the newest change")?;
         writeln!(out, "issuer {issuer}: {}", head.database)?;
+        for remark in source.remarks() {
+            writeln!(out, "{remark}")?;
+        }
         let (mut shown, mut good, mut revoked, mut held, mut odd) = (0, 0_u64, 0_u64, 0_u64, Vec::new());
         let mut after = None;
         loop {
@@ -109,6 +112,9 @@ impl Check {
             }
         }
         writeln!(out, "{} rows: {good} good, {revoked} revoked, {held} on hold", good + revoked + held)?;
+        if good + revoked + held == 0 && source.knows_issued() {
+            writeln!(out, "there is none of this issuer, so that every serial counts as never issued")?;
+        }
         let batch = source.changes(&head).await.context("asking for changes")?;
         writeln!(out, "changes since the beginning of this: {}; {}", batch.rows.len(), told(batch.currency))?;
         if !source.knows_issued() {
@@ -163,6 +169,9 @@ fn told(currency: Currency) -> String {
         Currency::Present => "right up to now".to_owned(),
         Currency::At(time) => format!("right up to {time}"),
         Currency::Lagging(grace) => format!("right up to {} s ago", grace.as_secs()),
+        Currency::Until { at, until } if until <= SystemClock.now() => {
+            format!("it spoke for {at} to {until}: until a newer list comes, nothing but revoked is answered")
+        }
         Currency::Until { at, until } => format!("it speaks for {at} to {until}"),
         Currency::Unknown => "nothing tells how current it is".to_owned(),
     }

@@ -128,6 +128,7 @@ pub(super) struct Source {
     pub(super) client_key: Setting<PathBuf>,
     pub(super) commit_grace: Setting<Duration>,
     pub(super) only_revoked: Setting<bool>,
+    pub(super) ca_name: Setting<String>,
     pub(super) issuer_dn: Setting<String>,
     pub(super) hashes: Setting<bool>,
     pub(super) no_conflict: Setting<bool>,

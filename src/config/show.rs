@@ -9,6 +9,7 @@ use super::{Config, Crl, Issuer, OcspSigner};
 use crate::crl::{History, KeepExpired};
 use crate::db;
 use crate::source::sql::Table;
+use crate::source::sql::presets::EjbcaCa;
 use humantime_serde::re::humantime::format_duration;
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
@@ -205,7 +206,13 @@ impl Shown<'_> {
         match layout {
             Layout::Cfssl => {}
             Layout::Ejbca(ejbca) => {
-                self.setting(place, "issuer_dn", ejbca.issuer_dn.as_ref().and_then(quoted), "default");
+                let (name, dn) = match &ejbca.ca {
+                    EjbcaCa::Certificate => (None, None),
+                    EjbcaCa::Name(name) => (quoted(name), None),
+                    EjbcaCa::IssuerDn(dn) => (None, quoted(dn)),
+                };
+                self.setting(place, "ca_name", name, "default");
+                self.setting(place, "issuer_dn", dn, "default");
                 self.setting(place, "hashes", plain(ejbca.certificates), "default");
                 self.setting(place, "only_revoked", plain(ejbca.only_revoked), "default");
                 self.setting(place, "no_conflict", plain(ejbca.no_conflict), "default");

@@ -6,7 +6,8 @@
 use super::check::Check;
 use super::{HOUR, NotIssued, SECOND, file};
 use crate::db;
-use crate::source::sql::{Field, PositionAs, SerialAs, Table, TimesAs, presets};
+use crate::source::sql::presets::{self, EjbcaCa};
+use crate::source::sql::{Field, PositionAs, SerialAs, Table, TimesAs};
 use serde::Deserialize;
 use std::fmt;
 use std::ops::Range;
@@ -237,7 +238,7 @@ impl Check<'_> {
         let only_revoked = is_set(&source.only_revoked);
         let layout = match kind {
             Kind::Ejbca => Some(Layout::Ejbca(presets::Ejbca {
-                issuer_dn: source.issuer_dn.map(Spanned::into_inner),
+                ca: self.ejbca_ca(source.ca_name, source.issuer_dn),
                 certificates: is_set(&source.hashes),
                 only_revoked,
                 no_conflict: is_set(&source.no_conflict),
@@ -246,6 +247,19 @@ impl Check<'_> {
             _ => self.queries(source, &kind_span).map(|table| Layout::Queries(Box::new(table))),
         };
         Some(From::Sql { place: place?, commit_grace, overlap, layout: layout? })
+    }
+
+    fn ejbca_ca(&mut self, name: file::Setting<String>, dn: file::Setting<String>) -> EjbcaCa {
+        match (name, dn) {
+            (Some(name), Some(dn)) => {
+                let help = "leave one out: by `ca_name` EJBCA itself says the DN";
+                self.at(dn.span(), "`ca_name` and `issuer_dn` both say which CA it is", help);
+                EjbcaCa::Name(name.into_inner())
+            }
+            (Some(name), None) => EjbcaCa::Name(name.into_inner()),
+            (None, Some(dn)) => EjbcaCa::IssuerDn(dn.into_inner()),
+            (None, None) => EjbcaCa::Certificate,
+        }
     }
 
     fn queries(&mut self, source: file::Source, kind: &Range<usize>) -> Option<Table> {
@@ -336,7 +350,7 @@ impl Check<'_> {
         }
         let kind = *source.kind.get_ref();
         let server = &Kind::ON_SERVERS[..];
-        let settings: [Setting<'_>; 17] = [
+        let settings: [Setting<'_>; 18] = [
             ("certificates", &[Kind::IndexTxt], span(&source.certificates)),
             ("url", &[Kind::Crl, Kind::Ejbca, Kind::Cfssl, Kind::Sql], span(&source.url)),
             ("delta", &[Kind::Crl], span(&source.delta)),
@@ -347,6 +361,7 @@ impl Check<'_> {
             ("client_key", server, span(&source.client_key)),
             ("commit_grace", server, span(&source.commit_grace)),
             ("only_revoked", &[Kind::Ejbca, Kind::Sql], span(&source.only_revoked)),
+            ("ca_name", &[Kind::Ejbca], span(&source.ca_name)),
             ("issuer_dn", &[Kind::Ejbca], span(&source.issuer_dn)),
             ("hashes", &[Kind::Ejbca], span(&source.hashes)),
             ("no_conflict", &[Kind::Ejbca], span(&source.no_conflict)),

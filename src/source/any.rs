@@ -57,6 +57,10 @@ impl Source for Any {
         each!(self, source => source.knows_issued())
     }
 
+    fn remarks(&self) -> Vec<String> {
+        each!(self, source => source.remarks())
+    }
+
     fn complaint(&self) -> Option<String> {
         each!(self, source => source.complaint())
     }

@@ -192,12 +192,12 @@ pub enum SourceError {
     #[error("{0} was replaced or removed")]
     Replaced(PathBuf),
     /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The database cannot be opened.
     #[error(transparent)]
@@ -249,6 +249,11 @@ pub trait Source: Send {
     /// revocations alone (promise 1).
     fn knows_issued(&self) -> bool {
         true
+    }
+
+    /// What one who looks into the source should know of how it is read.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// What an operator should know though the source can be read, as long as it is so.

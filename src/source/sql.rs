@@ -5,9 +5,13 @@
 //! within `commit_grace` of being dated is seen at the next look, what takes longer at the next reconcile; and the
 //! index counts as right only up to `commit_grace` ago.
 //!
+//! A table of revoked certificates alone, as of an EJBCA publisher, drops the row of one whose hold is over; so those on
+//! hold are asked for, every `commit_grace`.
+//!
 //! Invariant: the database is only read, on a session that cannot write.
 
 pub mod cells;
+mod ejbca;
 mod link;
 pub mod presets;
 pub mod table;
@@ -18,10 +22,10 @@ pub use table::{Field, PositionAs, Table};
 
 use super::{Batch, Currency, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::db::Place;
-use crate::pki::{Certificate, Clock, Issuer, Serial, SystemClock, Time};
+use crate::pki::{Certificate, Clock, Issuer, Serial, Status, SystemClock, Time};
 use foldhash::fast::FixedState;
 use link::{Chunk, Link};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +35,8 @@ use tokio::time::Instant;
 
 /// Rows of one batch of changes.
 const BATCH: usize = 1_000;
+/// Serials that are asked for at once.
+const ASKED: usize = 1_000;
 
 /// How often, and how far back.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +54,9 @@ pub struct Rhythm {
 pub struct SqlSource {
     place: Place,
     table: Table,
+    /// What the table is made of whenever the database is opened, where that depends on what is there.
+    ejbca: Option<presets::Ejbca>,
+    remarks: Vec<String>,
     issuer: Arc<str>,
     ca: Certificate,
     rhythm: Rhythm,
@@ -57,6 +66,9 @@ pub struct SqlSource {
     given: HashMap<Serial, u64>,
     hash: FixedState,
     changed: VecDeque<Result<Read, OddRow>>,
+    /// On hold, in a table of revoked certificates alone, and when they are to be asked for.
+    held: HashSet<Serial>,
+    ask: Instant,
     /// Up to where was looked last.
     high: Option<i64>,
     due: Instant,
@@ -69,6 +81,8 @@ impl SqlSource {
         Self {
             place,
             table,
+            ejbca: None,
+            remarks: Vec::new(),
             issuer: issuer.name.as_str().into(),
             ca: issuer.certificate.clone(),
             rhythm,
@@ -77,9 +91,18 @@ impl SqlSource {
             given: HashMap::new(),
             hash: FixedState::with_seed(RandomState::new().hash_one(0)),
             changed: VecDeque::new(),
+            held: HashSet::new(),
+            ask: Instant::now(),
             high: None,
             due: Instant::now(),
         }
+    }
+
+    /// Reads the certificates of `issuer` in the database of an EJBCA at `place`.
+    #[must_use]
+    pub fn beside_ejbca(issuer: &Issuer, place: Place, ejbca: presets::Ejbca, rhythm: Rhythm) -> Self {
+        let table = ejbca::unseen(&ejbca);
+        Self { ejbca: Some(ejbca), ..Self::new(issuer, place, table, rhythm) }
     }
 
     fn link(&mut self) -> Result<&mut Link, SourceError> {
@@ -153,6 +176,7 @@ impl SqlSource {
         for cells in &rows {
             let Some(read) = self.read(cells, now) else { continue };
             if let Ok((row, _)) = &read {
+                self.note_hold(row);
                 let hash = self.hash.hash_one(cells);
                 given.insert(row.serial, hash);
                 newest = newest.max(self.position_of(cells).unwrap_or(newest));
@@ -163,11 +187,53 @@ impl SqlSource {
             self.changed.push_back(read);
         }
         self.given = given;
+        self.look_for_releases().await?;
         Ok(match self.table.position_as {
             // A clock that is ahead must not hide what others write meanwhile.
             PositionAs::Time => newest.min(now.unix().saturating_mul(self.per_second())),
             PositionAs::Number => newest,
         })
+    }
+
+    fn note_hold(&mut self, row: &Row) {
+        match row.status.is_hold() {
+            true if !self.table.knows_issued => _ = self.held.insert(row.serial),
+            _ => _ = self.held.remove(&row.serial),
+        }
+    }
+
+    /// Asks for those on hold, whose rows are gone when that is over.
+    async fn look_for_releases(&mut self) -> Result<(), SourceError> {
+        if self.held.is_empty() || self.ask > Instant::now() {
+            return Ok(());
+        }
+        let key = |serial: &Serial| Key { issuer: Arc::clone(&self.issuer), serial: serial.as_bytes().to_vec() };
+        let held: Vec<Key> = self.held.iter().map(key).collect();
+        for keys in held.chunks(ASKED) {
+            let (rows, _) = self.reread(keys).await?;
+            for row in rows.into_iter().filter(|row| !row.status.is_hold()) {
+                self.note_hold(&row);
+                self.changed.push_back(Ok((row, None)));
+            }
+        }
+        self.ask = Instant::now() + self.rhythm.commit_grace;
+        Ok(())
+    }
+
+    /// Its hold is over, as the table has no row of it any more.
+    fn release(&self, serial: Serial, now: Time) -> Row {
+        Row {
+            issuer: Arc::clone(&self.issuer),
+            serial,
+            not_before: Time::default(),
+            not_after: Time::MAX,
+            status: Status::Good,
+            changed_at: now,
+            released_at: Some(now),
+            shard: None,
+            ca: None,
+            sha256: None,
+        }
     }
 
     fn position(&self, high: i64) -> Position {
@@ -195,7 +261,12 @@ impl Source for SqlSource {
         (self.link, self.paging) = (None, None);
         self.given.clear();
         self.changed.clear();
-        self.link = Some(Link::open(&self.place).await?);
+        let mut link = Link::open(&self.place).await?;
+        if let Some(ejbca) = &self.ejbca {
+            let dialect = Dialect::of(&self.place);
+            (self.table, self.remarks) = ejbca::look(&mut link, ejbca, dialect, &self.ca).await?;
+        }
+        self.link = Some(link);
         Ok(())
     }
 
@@ -225,6 +296,7 @@ impl Source for SqlSource {
                 return Ok(Page { rows, odd, next: None });
             }
             let (some, why) = sort(chunk.iter().filter_map(|cells| self.read(cells, now)));
+            some.iter().for_each(|row| self.note_hold(row));
             rows.extend(some);
             odd.extend(why);
         }
@@ -260,6 +332,7 @@ impl Source for SqlSource {
         Ok(if self.due <= Instant::now() { Waited::News } else { Waited::Quiet(Currency::Unknown) })
     }
 
+    /// In a table of revoked certificates alone, of one that is not there, that its hold is over.
     async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
         let now = SystemClock.now();
         let Some(column) = self.table.column(Field::Serial) else {
@@ -275,11 +348,23 @@ impl Source for SqlSource {
         let text = if self.table.serial_as == SerialAs::Decimal { text } else { format!("upper({text})") };
         let sql = dialect.wrap(&self.table, &self.table.snapshot);
         let rows = self.link()?.all(format!("{sql} WHERE {text} IN ('{}')", spellings.join("', '"))).await?;
-        Ok(sort(rows.iter().filter_map(|cells| self.read(cells, now))))
+        let (mut rows, odd) = sort(rows.iter().filter_map(|cells| self.read(cells, now)));
+        if !self.table.knows_issued {
+            let refused = odd.iter().filter_map(|odd| Some(odd.key.as_ref()?.serial.as_slice()));
+            let there: HashSet<&[u8]> = rows.iter().map(|row| row.serial.as_bytes()).chain(refused).collect();
+            let gone = keys.iter().filter(|key| !there.contains(key.serial.as_slice()));
+            let gone: Vec<Serial> = gone.filter_map(|key| Serial::from_content(&key.serial).ok()).collect();
+            rows.extend(gone.into_iter().map(|serial| self.release(serial, now)));
+        }
+        Ok((rows, odd))
     }
 
     fn knows_issued(&self) -> bool {
         self.table.knows_issued
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.remarks.clone()
     }
 }
 

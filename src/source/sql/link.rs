@@ -74,14 +74,21 @@ pub(super) fn is_hex(table: &Table, field: Field) -> bool {
 
 /// An open connection.
 #[derive(Debug)]
-pub(super) enum Link {
+pub(super) struct Link {
+    /// Where to, for messages.
+    place: String,
+    session: Session,
+}
+
+#[derive(Debug)]
+enum Session {
     Postgres(Box<PgConnection>),
     MariaDb(Box<MySqlConnection>),
     Sqlite(Box<SqliteConnection>),
 }
 
-impl Link {
-    pub(super) async fn open(place: &Place) -> Result<Self, SourceError> {
+impl Session {
+    async fn open(place: &Place) -> Result<Self, SourceError> {
         Ok(match place {
             Place::File(path) => {
                 let options = SqliteConnectOptions::new().filename(path).read_only(true);
@@ -108,8 +115,7 @@ impl Link {
         })
     }
 
-    /// All rows of `sql`.
-    pub(super) async fn all(&mut self, sql: String) -> Result<Vec<Cells>, sqlx::Error> {
+    async fn all(&mut self, sql: String) -> Result<Vec<Cells>, sqlx::Error> {
         let query = AssertSqlSafe(sql);
         match self {
             Self::Postgres(link) => {
@@ -124,23 +130,73 @@ impl Link {
         }
     }
 
+    async fn stream(&mut self, sql: String, to: &mpsc::Sender<Chunk>) -> Result<(), sqlx::Error> {
+        let query = AssertSqlSafe(sql);
+        match self {
+            Self::Postgres(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), to).await,
+            Self::MariaDb(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), to).await,
+            Self::Sqlite(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), to).await,
+        }
+    }
+}
+
+impl Link {
+    pub(super) async fn open(place: &Place) -> Result<Self, SourceError> {
+        let session = Session::open(place).await.map_err(|error| match error {
+            SourceError::Sql(error) => explained(&place.to_string(), error),
+            other => other,
+        })?;
+        Ok(Self { place: place.to_string(), session })
+    }
+
+    /// All rows of `sql`.
+    pub(super) async fn all(&mut self, sql: String) -> Result<Vec<Cells>, SourceError> {
+        self.session.all(sql).await.map_err(|error| explained(&self.place, error))
+    }
+
     /// Sends all rows of `sql` in chunks; ends early if nobody takes them any more.
     pub(super) async fn stream(mut self, sql: String, to: mpsc::Sender<Chunk>) {
-        let query = AssertSqlSafe(sql);
-        let ended = match &mut self {
-            Self::Postgres(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), &to).await,
-            Self::MariaDb(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), &to).await,
-            Self::Sqlite(link) => send(sqlx::query(query).persistent(false).fetch(&mut **link), &to).await,
-        };
-        if let Err(error) = ended {
+        if let Err(error) = self.session.stream(sql, &to).await {
             // Nobody may be waiting for it.
-            _ = to.send(Err(error)).await;
+            _ = to.send(Err(explained(&self.place, error))).await;
         }
     }
 }
 
 /// Some rows, or why there are no more.
-pub(super) type Chunk = Result<Vec<Cells>, sqlx::Error>;
+pub(super) type Chunk = Result<Vec<Cells>, SourceError>;
+
+/// What the database at `place` said, and how to mend it where that is known.
+fn explained(place: &str, error: sqlx::Error) -> SourceError {
+    let (said, hint) = match &error {
+        sqlx::Error::Database(said) => (said.message().to_owned(), hint(said.code().as_deref(), said.message())),
+        sqlx::Error::Io(why) => (why.to_string(), "is the server there, and are host and port right?"),
+        other => (other.to_string(), ""),
+    };
+    let gap = if hint.is_empty() { "" } else { "; " };
+    SourceError::Content(format!("the CA's database {place}: {said}{gap}{hint}"))
+}
+
+/// By SQLSTATE, of which MariaDB has one for rights and for syntax; SQLite has numbers of its own.
+fn hint(code: Option<&str>, said: &str) -> &'static str {
+    match code.unwrap_or_default() {
+        "28P01" | "28000" => {
+            "are the user in `url` and the password in `password_file` right, and may it come from here?"
+        }
+        "3D000" => "is the database in `url` the CA's?",
+        "42P01" | "42S02" => "is the database in `url` the CA's, and can this user see the table?",
+        "42501" => "GRANT SELECT on the table to this user; more is not needed",
+        "42000" if said.contains("denied") => {
+            "GRANT SELECT on the database to this user, if its name in `url` is right; more is not needed"
+        }
+        "42703" | "42S22" => {
+            "is this the kind of the CA, and do the queries and names in [issuer.source] fit its table?"
+        }
+        "42601" | "42000" => "look at the queries in [issuer.source]",
+        "14" => "is `path` right, and may this process read it?",
+        _ => "",
+    }
+}
 
 async fn send<R: Row>(
     rows: impl Stream<Item = Result<R, sqlx::Error>> + Send,

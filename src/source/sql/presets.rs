@@ -5,14 +5,17 @@
 
 use super::{Dialect, Field, PositionAs, SerialAs, Table, TimesAs};
 use crate::pki::Certificate;
-use ring::digest;
+
+/// Columns of CertificateData that not every version of EJBCA has.
+pub(super) const NOT_BEFORE: &str = "notBefore";
+pub(super) const INVALIDITY_DATE: &str = "invalidityDate";
 
 fn columns(named: &[(Field, &str)]) -> Vec<(Field, String)> {
     named.iter().map(|(field, name)| (*field, (*name).to_owned())).collect()
 }
 
 /// A text as SQL writes it; MariaDB reads a backslash as the beginning of something.
-fn quoted(text: &str, dialect: Dialect) -> String {
+pub(super) fn quoted(text: &str, dialect: Dialect) -> String {
     let text = text.replace('\'', "''");
     match dialect {
         Dialect::MariaDb => format!("'{}'", text.replace('\\', "\\\\")),
@@ -20,15 +23,26 @@ fn quoted(text: &str, dialect: Dialect) -> String {
     }
 }
 
-fn hex(octets: &[u8]) -> String {
+pub(super) fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// How the rows of one CA are found in EJBCA's tables.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum EjbcaCa {
+    /// By cAFingerprint, the SHA-1 of the CA's certificate.
+    Certificate,
+    /// By issuerDN as EJBCA writes it.
+    IssuerDn(String),
+    /// By the CA's name in EJBCA, for which CAData has the DN.
+    Name(String),
 }
 
 /// What is said of EJBCA's tables.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ejbca {
-    /// issuerDN as EJBCA writes it; `None` to find the rows by the SHA-1 fingerprint of the CA's certificate.
-    pub issuer_dn: Option<String>,
+    /// Which CA it is.
+    pub ca: EjbcaCa,
     /// Whether certificates are kept where hashes are to be had of them: in the row, or in Base64CertData.
     pub certificates: bool,
     /// Whether the publisher writes revoked certificates only.
@@ -44,15 +58,11 @@ pub struct Ejbca {
 /// notified) are good. revocationReason is −1, or 8 after a release, where it is not revoked. Times are
 /// milliseconds, −1 for none; serialNumber is decimal. updateTime is when the row was written last, so that a row
 /// that is not revoked dates the release of a hold before. NoConflictCertificateData has several rows of one
-/// certificate, of which the newest counts. notBefore and invalidityDate came with later versions; a certificate's
-/// own notBefore stands in for the one, and the other is left out.
-#[must_use]
-pub fn ejbca(settings: &Ejbca, dialect: Dialect, ca: &Certificate) -> Table {
-    let fingerprint = hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, ca.der()).as_ref());
-    let ours = match &settings.issuer_dn {
-        Some(dn) => format!("c.issuerDN = {}", quoted(dn, dialect)),
-        None => format!("c.cAFingerprint = '{fingerprint}'"),
-    };
+/// certificate, of which the newest counts. notBefore came with EJBCA 6.6 and invalidityDate with a later version;
+/// neither is written anew for what was there before, and a certificate's own notBefore stands in for the one.
+///
+/// `ours` is the condition for rows `c` of the CA, `has` whether a table has a column.
+pub(super) fn ejbca(settings: &Ejbca, ours: &str, has: impl Fn(&str, &str) -> bool) -> Table {
     let revoked = "CASE WHEN c.status IN (30, 40) OR (c.status = 60 AND c.revocationReason NOT IN (-1, 8)) \
                    THEN 'revoked' ELSE 'good' END";
     let (certificate, join) = if settings.certificates {
@@ -62,10 +72,13 @@ pub fn ejbca(settings: &Ejbca, dialect: Dialect, ca: &Certificate) -> Table {
     };
     // type 1 is an end entity's, 2 and 8 are CAs'.
     let select = |table: &str, certificate: &str, join: &str, newest: &str| {
+        let newer = |column: &str| if has(table, column) { format!("c.{column}") } else { "NULL".to_owned() };
         format!(
-            "SELECT c.serialNumber AS serial, c.expireDate AS not_after, {revoked} AS status, \
-             c.revocationDate AS revoked_at, c.revocationReason AS reason, c.updateTime AS changed_at, \
-             {certificate} AS certificate FROM {table} c{join} WHERE {ours}{newest}"
+            "SELECT c.serialNumber AS serial, {} AS not_before, c.expireDate AS not_after, {revoked} AS status, \
+             c.revocationDate AS revoked_at, c.revocationReason AS reason, {} AS invalidity_date, \
+             c.updateTime AS changed_at, {certificate} AS certificate FROM {table} c{join} WHERE {ours}{newest}",
+            newer(NOT_BEFORE),
+            newer(INVALIDITY_DATE)
         )
     };
     let newest = " AND c.updateTime = (SELECT max(n.updateTime) FROM NoConflictCertificateData n \
@@ -80,10 +93,12 @@ pub fn ejbca(settings: &Ejbca, dialect: Dialect, ca: &Certificate) -> Table {
     };
     let mut columns = columns(&[
         (Field::Serial, "serial"),
+        (Field::NotBefore, "not_before"),
         (Field::NotAfter, "not_after"),
         (Field::Status, "status"),
         (Field::RevokedAt, "revoked_at"),
         (Field::Reason, "reason"),
+        (Field::InvalidityDate, "invalidity_date"),
         (Field::ChangedAt, "changed_at"),
         (Field::ReleasedAt, "changed_at"),
         (Field::Position, "changed_at"),
