@@ -7,6 +7,7 @@
 //! Invariants: a file that is half written, or that shrinks, is not taken for the truth (see [`super::file`]). A
 //! release from hold leaves no trace in the file, so that none is believed.
 
+mod attr;
 mod line;
 
 use self::line::Refused;
@@ -284,5 +285,18 @@ impl Source for IndexTxt {
             }
         }
         Ok((rows, odd))
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        match attr::unique_subject(self.file.path()) {
+            Ok(None) => Vec::new(),
+            Ok(Some(true)) => {
+                vec!["index.txt.attr: unique_subject = yes, a subject has one valid certificate at most".to_owned()]
+            }
+            Ok(Some(false)) => {
+                vec!["index.txt.attr: unique_subject = no, a subject may have several valid certificates".to_owned()]
+            }
+            Err(why) => vec![format!("warning: {why}")],
+        }
     }
 }
