@@ -8,16 +8,21 @@ use crate::config::{self, Config};
 use crate::crl::ca_mark;
 use crate::crl::publish::Directory;
 use crate::pki::list::{List, Number, REMOVE_FROM_CRL};
-use crate::pki::{Certificate, Clock, Issuer, Serial, SystemClock, Time};
+use crate::pki::{Certificate, Clock, Issuer, Serial, Status, SystemClock, Time};
 use crate::sign::verify;
+use crate::source::Source;
 use crate::state::{ListRow, State};
 use anyhow::{Context, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use serde_json::json;
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// Rows of a source that are read at once.
+const PAGE: usize = 10_000;
 
 /// Show which CRLs were published, newest first.
 #[derive(Args, Debug)]
@@ -258,8 +263,8 @@ impl Adopt {
         let missing = self.missing(list, config).await?;
         if let Some(first) = missing.first().filter(|_| !self.allow_missing) {
             bail!(
-                "{} of its entries are not revoked in the database, the first is {first}: revoke them there (jarchy \
-                 revoke), or say --allow-missing and they will not be listed any more",
+                "{} of its entries are not revoked in the database, the first is {first}: revoke them there, or say \
+                 --allow-missing and they will not be listed any more",
                 missing.len()
             );
         }
@@ -279,23 +284,42 @@ impl Adopt {
         Ok(())
     }
 
-    /// What the list says is revoked and the database does not know of.
+    /// What the list says is revoked and the database, or the issuer's own source, does not know of.
     async fn missing(&self, list: &List<'_>, config: &Config) -> anyhow::Result<Vec<Serial>> {
-        let registry = app::open_registry(config).await?;
         let mut missing = Vec::new();
         for entry in list.entries() {
             let entry = entry?;
-            if entry.reason == Some(REMOVE_FROM_CRL) {
-                continue;
-            }
-            let known = registry.get(&self.which.issuer, &entry.serial).await?;
-            let explained = known.is_some_and(|known| {
-                known.status.revocation().is_some() || known.released_at.is_some() || known.not_after < list.this_update
-            });
-            if !explained {
+            if entry.reason != Some(REMOVE_FROM_CRL) {
                 missing.push(entry.serial);
             }
         }
+        let explains = |status: &Status, released_at: Option<Time>, not_after: Time| {
+            status.revocation().is_some() || released_at.is_some() || not_after < list.this_update
+        };
+        let mut explained = HashSet::new();
+        if let Some(mut source) = app::source_of(configured(config, &self.which.issuer)?)? {
+            source.open().await.context("opening the source")?;
+            let (listed, mut after) = (missing.iter().copied().collect::<HashSet<Serial>>(), None);
+            loop {
+                let page = source.page(after.as_ref(), PAGE).await.context("reading the source")?;
+                let rows = page.rows.iter().filter(|row| listed.contains(&row.serial));
+                let explaining = rows.filter(|row| explains(&row.status, row.released_at, row.not_after));
+                explained.extend(explaining.map(|row| row.serial));
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        } else {
+            let registry = app::open_registry(config).await?;
+            for serial in &missing {
+                let known = registry.get(&self.which.issuer, serial).await?;
+                if known.is_some_and(|known| explains(&known.status, known.released_at, known.not_after)) {
+                    explained.insert(*serial);
+                }
+            }
+        }
+        missing.retain(|serial| !explained.contains(serial));
         Ok(missing)
     }
 }
