@@ -104,21 +104,20 @@ fn load(dir: &Path) {
     let index = Index::new();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         source.open().await.unwrap();
-        let (mut after, mut collected) = (None, Vec::new());
+        let mut after = None;
         loop {
             let page = source.page(after.as_ref(), 10_000).await.unwrap();
-            collected.extend(page.rows.into_iter().map(|row| {
+            let records = page.rows.into_iter().map(|row| {
                 let (not_before, not_after, status) = (row.not_before, row.not_after, row.status);
                 (row.serial, Record { not_before, not_after, status, since: Time::default(), sha256: None })
-            }));
+            });
+            index.stage(records.collect());
             after = page.next;
-            if collected.len() >= 65_536 || after.is_none() {
-                index.load(std::mem::take(&mut collected));
-            }
             if after.is_none() {
                 break;
             }
         }
+        index.settle();
     });
     assert!(index.issued() > 0);
 }

@@ -12,16 +12,15 @@
 use super::fetch::Fetched;
 use super::file::Watched;
 use super::{Batch, Currency, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
+use crate::der::tag;
 use crate::pki::list::{Entry, List, Number, REMOVE_FROM_CRL};
 use crate::pki::{Certificate, Clock, Issuer, Reason, Revocation, Serial, Status, SystemClock, Time};
 use crate::sign::verify;
 use bytes::Bytes;
-use foldhash::fast::FixedState;
 use hyper::Uri;
 use rustls_pki_types::{CertificateRevocationListDer, pem::PemObject};
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroU64;
+use std::cmp::Ordering;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,51 +73,59 @@ impl Taker {
         }
     }
 
-    /// Another list than the one before, in DER, if there is one by `until`.
+    /// Another list than the one before, in DER, if there is one by `until`; what goes wrong with a file is told only
+    /// then, so that nobody asks again at once.
     async fn next(&mut self, until: Instant) -> Result<Option<Bytes>, String> {
-        let text = |error: SourceError| error.to_string();
         let read = match self {
             Self::Url(fetched) => fetched.next(until).await?,
             Self::File(file) => {
-                let sound = |bytes: &[u8]| der(bytes.to_vec().into()).and_then(|list| readable(&list));
-                let read = if file.is_news().map_err(text)? { file.read(sound).map_err(text)? } else { None };
-                match read {
-                    Some((bytes, stamp)) => {
-                        file.take(stamp);
-                        Some(bytes.into())
-                    }
-                    None => {
-                        tokio::time::sleep_until(until).await;
-                        None
-                    }
+                let read = changed(file);
+                if !matches!(read, Ok(Some(_))) {
+                    tokio::time::sleep_until(until).await;
                 }
+                read.map_err(|error| error.to_string())?
             }
         };
         read.map(der).transpose().map_err(|why| format!("{}: {why}", self.name()))
     }
 }
 
+/// What stands in `file`, if it is news.
+fn changed(file: &mut Watched) -> Result<Option<Bytes>, SourceError> {
+    // As with a URL, what could not be had is news when it is back.
+    if !file.is_news().inspect_err(|_| file.reset())? {
+        return Ok(None);
+    }
+    let sound = |bytes: &[u8]| match is_der(bytes) {
+        true => readable(bytes),
+        false => of_pem(bytes).and_then(|list| readable(&list)),
+    };
+    let read = file.read(sound)?;
+    Ok(read.map(|(bytes, stamp)| {
+        file.take(stamp);
+        bytes.into()
+    }))
+}
+
 /// The list itself, where it came as PEM.
 fn der(bytes: Bytes) -> Result<Bytes, String> {
-    if bytes.first() == Some(&0x30) {
-        return Ok(bytes);
-    }
-    let list = CertificateRevocationListDer::from_pem_slice(&bytes);
-    list.map(|list| Bytes::copy_from_slice(&list)).map_err(|_| "neither a CRL in DER nor in PEM".to_owned())
+    if is_der(&bytes) { Ok(bytes) } else { of_pem(&bytes).map(Bytes::from) }
+}
+
+fn is_der(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&tag::SEQUENCE)
+}
+
+fn of_pem(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let list = CertificateRevocationListDer::from_pem_slice(bytes);
+    list.map(|list| list.as_ref().to_vec()).map_err(|_| {
+        let begin = String::from_utf8_lossy(bytes.get(..bytes.len().min(24)).unwrap_or_default());
+        format!("neither a CRL in DER nor in PEM, it begins with {begin:?}")
+    })
 }
 
 fn readable(list: &[u8]) -> Result<(), String> {
     List::read(list).map(drop).map_err(|error| error.to_string())
-}
-
-/// What is remembered of an entry: a hash of it, the lowest bit telling whether it is a hold.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Mark(NonZeroU64);
-
-impl Mark {
-    const fn is_hold(self) -> bool {
-        self.0.get() & 1 == 1
-    }
 }
 
 /// A list that counts.
@@ -130,19 +137,26 @@ struct Taken {
     base: Option<Number>,
     this_update: Time,
     next_update: Time,
-    /// Entries by their serials; `None` for one that a delta takes off the list.
-    marks: HashMap<Serial, Option<Mark>>,
+    /// Where each entry stands, in octets before the end of all entries, in the order of their serials; of several
+    /// with one serial the last counts.
+    order: Vec<u32>,
 }
 
 impl Taken {
-    /// The entries from the one on that stands `octets` before their end; they were all read before.
-    fn entries(&self, octets: usize) -> impl Iterator<Item = (Entry<'_>, usize)> {
-        let mut entries = List::read(&self.bytes).ok().map(|list| list.last_entries(octets));
-        std::iter::from_fn(move || {
-            let entries = entries.as_mut()?;
-            let entry = entries.next()?.ok()?;
-            Some((entry, entries.octets_left()))
-        })
+    /// The entries with serials above `after`, by serial; they were all read before.
+    fn entries(&self, after: Option<&Serial>) -> impl Iterator<Item = Entry<'_>> {
+        let list = List::read(&self.bytes).ok();
+        let entry = move |at: &u32| list.as_ref()?.last_entries(usize::try_from(*at).ok()?).next()?.ok();
+        let is_before = |at: &u32| after.is_some_and(|after| entry(at).is_some_and(|entry| entry.serial <= *after));
+        let begin = self.order.partition_point(is_before);
+        self.order.get(begin..).unwrap_or_default().iter().filter_map(entry)
+    }
+
+    fn get(&self, serial: &Serial) -> Option<Entry<'_>> {
+        let list = List::read(&self.bytes).ok()?;
+        let entry = |at: &u32| list.last_entries(usize::try_from(*at).ok()?).next()?.ok();
+        let found = self.order.binary_search_by(|at| entry(at).map(|entry| entry.serial).cmp(&Some(*serial))).ok()?;
+        entry(self.order.get(found)?)
     }
 }
 
@@ -160,16 +174,40 @@ impl Lists {
         self.delta.as_deref().filter(fits)
     }
 
-    /// What they say of a serial; `None` if it is not listed.
-    fn get(&self, serial: &Serial) -> Option<Mark> {
-        let by_delta = self.delta().and_then(|delta| delta.marks.get(serial));
-        by_delta.or_else(|| self.base.marks.get(serial)).copied().flatten()
+    /// Why a delta is left out that is newer than the complete list.
+    fn unfit_delta(&self) -> Option<String> {
+        let delta = self.delta.as_ref().filter(|delta| delta.base > self.base.number)?;
+        let text =
+            |number: Option<Number>| number.map_or_else(|| "without number".to_owned(), |number| number.to_string());
+        Some(format!(
+            "the delta {} builds on complete CRL {}, and the one here is {}: the delta is left out until the other comes",
+            text(delta.number),
+            text(delta.base),
+            text(self.base.number)
+        ))
     }
 
-    /// All serials that are listed.
-    fn serials(&self) -> impl Iterator<Item = (&Serial, Mark)> {
-        let all = self.base.marks.keys().chain(self.delta().into_iter().flat_map(|delta| delta.marks.keys()));
-        all.filter_map(|serial| Some((serial, self.get(serial)?)))
+    /// What they say of a serial, if it is listed.
+    fn get(&self, serial: &Serial) -> Option<Entry<'_>> {
+        let by_delta = self.delta().and_then(|delta| delta.get(serial));
+        by_delta.or_else(|| self.base.get(serial)).filter(is_listed)
+    }
+
+    /// Every entry that holds and has a serial above `after`, by serial.
+    fn entries(&self, after: Option<&Serial>) -> impl Iterator<Item = Entry<'_>> {
+        let mut base = self.base.entries(after).peekable();
+        let mut delta = self.delta().into_iter().flat_map(move |delta| delta.entries(after)).peekable();
+        let mut next = move || {
+            let order = match (base.peek(), delta.peek()) {
+                (Some(base), Some(delta)) => base.serial.cmp(&delta.serial),
+                (_, None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            // What the delta says of a serial overrules the complete list.
+            let by_base = if order.is_le() { base.next() } else { None };
+            if order.is_ge() { delta.next() } else { by_base }
+        };
+        std::iter::from_fn(move || next()).filter(is_listed)
     }
 
     /// The newest thisUpdate.
@@ -184,16 +222,11 @@ impl Lists {
         let until = fresh.map_or(self.base.next_update, |delta| delta.next_update.min(self.base.next_update));
         Currency::Until { at: self.told_at(), until }
     }
+}
 
-    /// Calls `each` with every entry that holds.
-    fn for_each(&self, mut each: impl FnMut(&Entry<'_>)) {
-        let overruled = |serial: &Serial| self.delta().is_some_and(|delta| delta.marks.contains_key(serial));
-        let base = self.base.entries(usize::MAX).filter(|(entry, _)| !overruled(&entry.serial));
-        let delta = self.delta().into_iter().flat_map(|delta| delta.entries(usize::MAX));
-        base.chain(delta)
-            .filter(|(entry, _)| entry.reason != Some(REMOVE_FROM_CRL))
-            .for_each(|(entry, _)| each(&entry));
-    }
+/// Whether it is not one that a delta takes off the list.
+fn is_listed(entry: &Entry<'_>) -> bool {
+    entry.reason != Some(REMOVE_FROM_CRL)
 }
 
 /// The reader of one CA's lists.
@@ -213,7 +246,6 @@ pub struct CrlSource {
     /// Was on hold and is listed no more.
     released: HashSet<Serial>,
     changed: VecDeque<Row>,
-    hash: FixedState,
 }
 
 const BASE: usize = 0;
@@ -233,7 +265,6 @@ impl CrlSource {
             paging: None,
             released: HashSet::new(),
             changed: VecDeque::new(),
-            hash: FixedState::with_seed(RandomState::new().hash_one(0)),
         }
     }
 
@@ -285,7 +316,11 @@ impl CrlSource {
         let list = List::read(&bytes).map_err(|error| error.to_string())?;
         let next_update = vouched(&list, &self.ca)?;
         if is_delta != list.base.is_some() {
-            return Err(if is_delta { "it is no delta" } else { "it is a delta" }.to_owned());
+            return Err(match is_delta {
+                true => "it is a complete list, which belongs in `path` or `url`",
+                false => "it is a delta, which belongs in `delta`",
+            }
+            .to_owned());
         }
         let (number, base, this_update) = (list.number, list.base, list.this_update);
         if let Some(before) = before
@@ -299,44 +334,8 @@ impl CrlSource {
                 before.this_update
             ));
         }
-        let mut marks = HashMap::new();
-        for (nth, entry) in list.entries().enumerate() {
-            let entry = entry.map_err(|error| format!("entry {} cannot be read: {error}", nth + 1))?;
-            marks.insert(entry.serial, self.mark(&entry));
-        }
-        Ok(Taken { number, base, this_update, next_update, marks, bytes })
-    }
-
-    fn mark(&self, entry: &Entry<'_>) -> Option<Mark> {
-        let is_hold = entry.reason == Some(Reason::CertificateHold.code());
-        let hash = self.hash.hash_one(entry.raw) & !3 | 2 | u64::from(is_hold);
-        NonZeroU64::new(hash).filter(|_| entry.reason != Some(REMOVE_FROM_CRL)).map(Mark)
-    }
-
-    fn row(&self, entry: &Entry<'_>, told_at: Time) -> Row {
-        let reason = entry.reason.and_then(Reason::from_code).unwrap_or_default();
-        let revocation = Revocation { at: entry.at, reason, invalidity_date: entry.invalidity_date };
-        self.row_of(entry.serial, Status::Revoked(revocation), told_at)
-    }
-
-    /// Its hold is over, as the list of `told_at` has it no more.
-    fn release(&self, serial: Serial, told_at: Time) -> Row {
-        Row { released_at: Some(told_at), ..self.row_of(serial, Status::Good, told_at) }
-    }
-
-    fn row_of(&self, serial: Serial, status: Status, told_at: Time) -> Row {
-        Row {
-            issuer: Arc::clone(&self.issuer),
-            serial,
-            not_before: Time::default(),
-            not_after: Time::MAX,
-            status,
-            changed_at: told_at,
-            released_at: None,
-            shard: None,
-            ca: None,
-            sha256: None,
-        }
+        let order = order(&list)?;
+        Ok(Taken { number, base, this_update, next_update, order, bytes })
     }
 
     /// Takes over the lists that came, and finds out what is new in them.
@@ -358,21 +357,30 @@ impl CrlSource {
     fn compare(&mut self, before: &Lists, now: &Lists) {
         let told_at = now.told_at();
         let mut changed = std::mem::take(&mut self.changed);
-        now.for_each(|entry| {
-            if before.get(&entry.serial) != self.mark(entry) {
-                changed.push_back(self.row(entry, told_at));
+        let mut old = before.entries(None).peekable();
+        let mut gone = |entry: &Entry<'_>| {
+            if entry.reason == Some(Reason::CertificateHold.code()) {
+                self.released.insert(entry.serial);
             }
-        });
-        let gone = before.serials().filter(|(serial, mark)| mark.is_hold() && now.get(serial).is_none());
-        self.released.extend(gone.map(|(serial, _)| *serial));
+        };
+        for entry in now.entries(None) {
+            while let Some(old) = old.next_if(|old| old.serial < entry.serial) {
+                gone(&old);
+            }
+            if old.next_if(|old| old.serial == entry.serial).is_none_or(|old| old.raw != entry.raw) {
+                changed.push_back(row(&self.issuer, &entry, told_at));
+            }
+        }
+        old.for_each(|old| gone(&old));
         self.released.retain(|serial| now.get(serial).is_none());
         // Said again with each list: the feed believes a release only from one that is later than the hold.
-        changed.extend(self.released.iter().map(|serial| self.release(*serial, told_at)));
+        changed.extend(self.released.iter().map(|serial| release(&self.issuer, *serial, told_at)));
         self.changed = changed;
     }
 
     fn lists(&self) -> Result<&Lists, SourceError> {
-        let complaint = || self.complaints[BASE].clone().unwrap_or_else(|| "no list has come yet".to_owned());
+        let name = || self.takers[BASE].as_ref().map(Taker::name).unwrap_or_default();
+        let complaint = || self.complaints[BASE].clone().unwrap_or_else(|| format!("{} has not come yet", name()));
         self.lists.as_ref().ok_or_else(|| SourceError::Content(complaint()))
     }
 
@@ -382,16 +390,59 @@ impl CrlSource {
     }
 }
 
+/// Where the entries of `list` stand, see [`Taken`]; every one of them is read.
+fn order(list: &List<'_>) -> Result<Vec<u32>, String> {
+    let mut entries = list.entries();
+    let mut placed: Vec<(Serial, u32)> = Vec::new();
+    loop {
+        let left = u32::try_from(entries.octets_left()).map_err(|_| "it is larger than 4 GB".to_owned())?;
+        let Some(entry) = entries.next() else { break };
+        let entry = entry.map_err(|error| format!("entry {} cannot be read: {error}", placed.len() + 1))?;
+        placed.push((entry.serial, left));
+    }
+    // Of several with one serial the last comes first, and stays.
+    placed.sort_unstable();
+    placed.dedup_by_key(|(serial, _)| *serial);
+    Ok(placed.into_iter().map(|(_, left)| left).collect())
+}
+
+fn row(issuer: &Arc<str>, entry: &Entry<'_>, told_at: Time) -> Row {
+    let reason = entry.reason.and_then(Reason::from_code).unwrap_or_default();
+    let revocation = Revocation { at: entry.at, reason, invalidity_date: entry.invalidity_date };
+    row_of(issuer, entry.serial, Status::Revoked(revocation), told_at)
+}
+
+/// Its hold is over, as the list of `told_at` has it no more.
+fn release(issuer: &Arc<str>, serial: Serial, told_at: Time) -> Row {
+    Row { released_at: Some(told_at), ..row_of(issuer, serial, Status::Good, told_at) }
+}
+
+fn row_of(issuer: &Arc<str>, serial: Serial, status: Status, told_at: Time) -> Row {
+    Row {
+        issuer: Arc::clone(issuer),
+        serial,
+        not_before: Time::default(),
+        not_after: Time::MAX,
+        status,
+        changed_at: told_at,
+        released_at: None,
+        shard: None,
+        ca: None,
+        sha256: None,
+    }
+}
+
 /// nextUpdate of a list that the CA vouches for, and that speaks for all its certificates.
 fn vouched(list: &List<'_>, ca: &Certificate) -> Result<Time, String> {
     if list.issuer != ca.subject() {
-        return Err(format!("it is the list of \"{}\"", list.issuer_text()));
+        return Err(format!("it is the list of \"{}\", and not of \"{}\"", list.issuer_text(), ca.subject_text()));
     }
     if list.algorithm != list.signed_algorithm {
         return Err("two algorithms are named for its signature".to_owned());
     }
-    verify::signature(ca.spki(), list.algorithm, list.tbs, list.signature)
-        .map_err(|error| format!("its signature by \"{}\": {error}", ca.subject_text()))?;
+    verify::signature(ca.spki(), list.algorithm, list.tbs, list.signature).map_err(|error| {
+        format!("its signature by \"{}\": {error}; is `certificate` of the same key?", ca.subject_text())
+    })?;
     if let Some(scope) = &list.distribution
         && (scope.only_users || scope.only_cas || scope.only_attributes || scope.only_some_reasons || scope.indirect)
     {
@@ -430,36 +481,20 @@ impl Source for CrlSource {
         Ok(self.position(lists))
     }
 
-    /// The entries of the complete list, then those of the delta; a page is named by the list and the octets that
-    /// are left of it.
+    /// The entries by serial, so that who keeps them in that order appends; a page is named by the last before it.
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
+        let interrupted = || SourceError::Content("reading page by page was interrupted".to_owned());
         let lists = match (after, self.paging.take()) {
             (Some(_), Some(lists)) => lists,
-            (Some(_), None) => return Err(SourceError::Content("reading page by page was interrupted".to_owned())),
+            (Some(_), None) => return Err(interrupted()),
             (None, _) => self.lists()?.clone(),
         };
-        let (which, octets) = match after.and_then(|key| key.0.split_once(':')) {
-            Some((which, octets)) => (which, octets.parse().unwrap_or(0)),
-            None => ("base", usize::MAX),
-        };
-        let (list, other) = match which {
-            "base" => (Some(&*lists.base), lists.delta()),
-            _ => (lists.delta(), None),
-        };
-        let (mut rows, mut next, told_at) = (Vec::new(), None, lists.told_at());
-        for (entry, left) in list.into_iter().flat_map(|list| list.entries(octets)) {
-            let overruled = other.is_some_and(|other| other.marks.contains_key(&entry.serial));
-            if !overruled && entry.reason != Some(REMOVE_FROM_CRL) {
-                rows.push(self.row(&entry, told_at));
-            }
-            if rows.len() >= at_most && left > 0 {
-                next = Some(PageKey(format!("{which}:{left}")));
-                break;
-            }
-        }
-        if next.is_none() && other.is_some() {
-            next = Some(PageKey(format!("delta:{}", usize::MAX)));
-        }
+        let after = after.map(|key| key.0.parse::<Serial>()).transpose().map_err(|_| interrupted())?;
+        let (told_at, mut entries) = (lists.told_at(), lists.entries(after.as_ref()));
+        let rows = entries.by_ref().take(at_most.max(1)).map(|entry| row(&self.issuer, &entry, told_at));
+        let rows: Vec<Row> = rows.collect();
+        let next = entries.next().and_then(|_| Some(PageKey(rows.last()?.serial.to_string())));
+        drop(entries);
         self.paging = next.is_some().then_some(lists);
         Ok(Page { rows, odd: Vec::new(), next })
     }
@@ -498,16 +533,12 @@ impl Source for CrlSource {
     async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
         let lists = self.lists()?;
         let told_at = lists.told_at();
-        let mut wanted: HashSet<Serial> =
-            keys.iter().filter_map(|key| Serial::from_content(&key.serial).ok()).collect();
-        let mut rows = Vec::new();
-        lists.for_each(|entry| {
-            if wanted.remove(&entry.serial) {
-                rows.push(self.row(entry, told_at));
-            }
+        let serials = keys.iter().filter_map(|key| Serial::from_content(&key.serial).ok());
+        let rows = serials.map(|serial| match lists.get(&serial) {
+            Some(entry) => row(&self.issuer, &entry, told_at),
+            None => release(&self.issuer, serial, told_at),
         });
-        rows.extend(wanted.into_iter().map(|serial| self.release(serial, told_at)));
-        Ok((rows, Vec::new()))
+        Ok((rows.collect(), Vec::new()))
     }
 
     fn knows_issued(&self) -> bool {
@@ -515,8 +546,10 @@ impl Source for CrlSource {
     }
 
     fn complaint(&self) -> Option<String> {
-        let complaints = self.complaints.iter().flatten();
-        let all: Vec<&str> = complaints.map(String::as_str).collect();
-        (!all.is_empty()).then(|| format!("{}; the list before holds until its nextUpdate", all.join("; ")))
+        let kept = |why: &String| format!("{why}; the list before holds until its nextUpdate");
+        let complaints = self.complaints.iter().flatten().map(kept);
+        let unfit = self.lists.as_ref().and_then(Lists::unfit_delta);
+        let all: Vec<String> = complaints.chain(unfit).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }

@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::header::{ETAG, HOST, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, USER_AGENT};
+use hyper::body::{Body, Incoming};
+use hyper::header::{ETAG, HOST, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
@@ -79,7 +80,11 @@ impl Fetched {
                 self.validators = validators;
                 Ok(Some(body))
             }
-            Err(why) => Err(format!("{} cannot be fetched: {why}", self.uri)),
+            Err(why) => {
+                // When it can be had again it comes whole, so that what was said against it is found out anew.
+                self.validators = Validators::default();
+                Err(format!("{} cannot be fetched: {why}", self.uri))
+            }
         }
     }
 }
@@ -114,13 +119,28 @@ async fn get(uri: Uri, validators: Validators) -> Outcome {
     let outcome = match head.status {
         StatusCode::NOT_MODIFIED => Ok(None),
         StatusCode::OK => {
-            let body = timeout(BODY_TIME, Limited::new(body, MOST).collect()).await.map_err(|_| late(BODY_TIME))?;
-            let body = body.map_err(|error| error.to_string())?.to_bytes();
+            let body = timeout(BODY_TIME, whole(body)).await.map_err(|_| late(BODY_TIME))??;
             let header = |name| head.headers.get(name).cloned();
             Ok(Some((body, Validators { etag: header(ETAG), modified: header(LAST_MODIFIED) })))
         }
-        status => Err(format!("the server answered {status}")),
+        status => Err(match head.headers.get(LOCATION).and_then(|to| to.to_str().ok()) {
+            Some(to) => format!("the server answered {status} and points to {to}: write that address"),
+            None => format!("the server answered {status}"),
+        }),
     };
     connection.abort();
     outcome
+}
+
+/// All of a body, held once.
+async fn whole(body: Incoming) -> Result<Bytes, String> {
+    let announced = body.size_hint().exact().and_then(|size| usize::try_from(size).ok());
+    let (mut body, mut whole) = (Limited::new(body, MOST), Vec::new());
+    whole.try_reserve_exact(announced.unwrap_or(0).min(MOST)).map_err(|error| error.to_string())?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole.into())
 }

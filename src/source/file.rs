@@ -117,10 +117,11 @@ impl Watched {
                 Ok(Some(read))
             }
             Ok(Err(_)) if self.unsettled.get_or_insert_with(Instant::now).elapsed() < UNSETTLED => Ok(None),
-            Ok(Err(why)) => Err(SourceError::Content(format!(
-                "{} is not taken for the truth: {why}; what was known before holds",
-                self.path.display()
-            ))),
+            Ok(Err(why)) => {
+                let holds = if self.taken.is_some() { "; what was known before holds" } else { "" };
+                let path = self.path.display();
+                Err(SourceError::Content(format!("{path} is not taken for the truth: {why}{holds}")))
+            }
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -148,8 +149,8 @@ impl Watched {
         self.path.metadata().map(|metadata| Stamp::of(&metadata)).map_err(|error| self.failed(error))
     }
 
-    fn failed(&self, source: io::Error) -> SourceError {
-        SourceError::File { path: self.path.clone(), source }
+    fn failed(&self, error: io::Error) -> SourceError {
+        SourceError::File { path: self.path.clone(), error }
     }
 
     /// One try; the inner error says why the content is not to be taken yet.

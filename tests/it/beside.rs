@@ -2,7 +2,9 @@
 //! and `easyrsa`, and a CA's own CRLs. Each with the config sample of its kind.
 
 use crate::crl_commands::admin;
-use crate::harness::{Said, Server, contains, openssl, run, text, wait_until};
+use crate::harness::{Said, Server, contains, jarchy, openssl, run, text, wait_until};
+use crate::publish::number;
+use crate::servers::free_port;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -404,6 +406,13 @@ fn a_crl_is_answered_from_to_its_last_second_and_never_backwards() {
     fs::rename(ca.path("other.crl"), ca.path("ca.crl")).unwrap();
     wait_until("health tells of the signature", || contains(&health(&server), "the signature does not match"));
     contains(&ca.ask(&server, "fine"), "Reason: superseded").unwrap();
+    ca.list("ca.crl", &["-crldays", "7"]);
+    let is_ready = || contains(&health(&server), "\"status\": \"ready\"");
+    wait_until("nothing is wrong any more", is_ready);
+    fs::rename(ca.path("ca.crl"), ca.path("away.crl")).unwrap();
+    wait_until("health tells that it is gone", || contains(&health(&server), "No such file"));
+    fs::rename(ca.path("away.crl"), ca.path("ca.crl")).unwrap();
+    wait_until("it is back", is_ready);
     server.stop();
 
     // A release that nobody saw, and a list that lapses.
@@ -484,4 +493,186 @@ fn a_crl_and_its_delta_are_fetched_from_a_web_server() {
     contains(&ca.ask(&server, "fine"), "Reason: keyCompromise").unwrap();
     assert!(health(&server).contains("\"status\": \"ready\""), "{}", health(&server));
     server.stop();
+}
+
+/// nginx on the folder `www` of a CA; it writes down what it answered, and what it was asked by.
+struct Nginx {
+    child: std::process::Child,
+    asked: PathBuf,
+}
+
+impl Nginx {
+    fn start(ca: &OpensslCa, port: u16) -> Option<Self> {
+        let at = text(ca.dir.path());
+        let temporary =
+            ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {at}/{kind};"));
+        let config = format!(
+            "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/errors;\nevents {{}}\nhttp {{\n{}\n\
+             log_format asked escape=none '$status $http_if_none_match $http_if_modified_since';\naccess_log {at}/asked asked;\n\
+             server {{ listen 127.0.0.1:{port}; root {at}/www; }}\n}}\n",
+            temporary.join("\n")
+        );
+        fs::write(ca.path("nginx.conf"), config).unwrap();
+        let (file, errors) = (ca.path("nginx.conf"), ca.path("errors"));
+        match Command::new("nginx").args(["-e", text(&errors), "-c", text(&file)]).spawn() {
+            Ok(child) => Some(Self { child, asked: ca.path("asked") }),
+            Err(error) => {
+                println!("SKIPPED: nginx: {error}");
+                assert!(std::env::var_os("JARCHY_REQUIRE_SERVICES").is_none(), "nginx is needed");
+                None
+            }
+        }
+    }
+
+    /// Status, If-None-Match and If-Modified-Since of each request.
+    fn asked(&self) -> Vec<String> {
+        fs::read_to_string(&self.asked).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Already gone, or past asking.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_list_that_has_not_changed_is_not_sent_again() {
+    let ca = OpensslCa::new();
+    ca.issue("fine", &[]);
+    fs::create_dir(ca.path("www")).unwrap();
+    ca.list("www/ca.crl", &["-crldays", "7"]);
+    let port = free_port();
+    let Some(nginx) = Nginx::start(&ca, port) else { return };
+    wait_until("nginx listens", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|e| e.to_string())
+    });
+    let local = |sample: String| {
+        let lines = sample.lines().filter(|line| !line.starts_with("delta "));
+        lines.map(|line| line.replace(":8000/", &format!(":{port}/"))).collect::<Vec<_>>().join("\n")
+    };
+    let server = serve(ca.dir.path(), ca.dir.path(), "crl-source.toml", local);
+    let unchanged = |asked: &[String]| asked.iter().filter(|line| line.starts_with("304 ")).count();
+    let wait_for = |unchanged_now: usize| {
+        wait_until("it is asked again", || {
+            let asked = nginx.asked();
+            if unchanged(&asked) >= unchanged_now { Ok(()) } else { Err(asked.join("\n")) }
+        });
+    };
+    wait_for(2);
+    let asked = nginx.asked();
+    assert_eq!(asked[0], "200 - -");
+    let [status, tag, since] = *asked[1].splitn(3, ' ').collect::<Vec<_>>() else { panic!("{asked:?}") };
+    assert!(status == "304" && tag.starts_with('"') && since.ends_with(" GMT"), "{asked:?}");
+    assert!(asked[1..].iter().all(|line| *line == asked[1]), "{asked:?}");
+
+    ca.revoke("fine", &["-crl_reason", "superseded"]);
+    ca.list("www/ca.crl", &["-crldays", "7"]);
+    ca.wait_for(&server, "fine", "Reason: superseded");
+    let before = nginx.asked();
+    wait_for(unchanged(&before) + 1);
+    let asked = nginx.asked();
+    let sent: Vec<&String> = asked.iter().filter(|line| line.starts_with("200 ")).collect();
+    assert_eq!(sent, ["200 - -", &format!("200 {tag} {since}")], "sent once more, when it was another");
+    assert!(!asked.last().unwrap().contains(tag), "{asked:?}");
+
+    drop(nginx);
+    wait_until("health tells of it", || contains(&health(&server), "cannot be fetched"));
+    let Some(_nginx) = Nginx::start(&ca, port) else { return };
+    wait_until("it can be fetched again", || contains(&health(&server), "\"status\": \"ready\""));
+    server.stop();
+}
+
+#[test]
+fn the_number_of_the_ca_s_last_list_is_taken_over_though_there_is_no_database() {
+    let ca = OpensslCa::new();
+    for name in ["gone", "fine"] {
+        ca.issue(name, &[]);
+    }
+    ca.revoke("gone", &["-crl_reason", "superseded"]);
+    // Above what Jarchy would begin with.
+    let last = 0x7FFF_FFF0;
+    fs::write(ca.path("crlnumber"), format!("{last:X}\n")).unwrap();
+    ca.list("last.crl", &["-crldays", "7"]);
+    fs::set_permissions(ca.path("ca.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let with_lists = |sample: String| format!("{sample}\n[issuer.crl]\nkey = \"ca.key\"\n");
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/config/index-txt.toml");
+    fs::write(ca.path("jarchy.toml"), with_lists(fs::read_to_string(sample).unwrap())).unwrap();
+    let (list, config) = (ca.path("last.crl"), ca.path("jarchy.toml"));
+    let adopt = || jarchy(&["crl", "adopt", "main", text(&list), "--config", text(&config)]);
+
+    let index = fs::read_to_string(ca.path("index.txt")).unwrap();
+    ca.release("gone");
+    let said = adopt();
+    assert!(!said.status.success(), "{said:#?}");
+    contains(&said.err, "1 of its entries are not revoked in the database").unwrap();
+    fs::write(ca.path("index.txt"), index).unwrap();
+    contains(&adopt().ok("adopt").out, &format!("the next CRL of main has a number above {last}")).unwrap();
+
+    let server = serve(ca.dir.path(), ca.dir.path(), "index-txt.toml", with_lists);
+    let to = ca.path("new.crl");
+    server.fetch("/crl/main.crl", &to);
+    assert!(number(&to) > last, "{}", number(&to));
+    server.stop();
+}
+
+#[test]
+fn what_index_txt_attr_says_is_told() {
+    let ca = OpensslCa::new();
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/config/index-txt.toml");
+    fs::copy(sample, ca.path("jarchy.toml")).unwrap();
+    let config = ca.path("jarchy.toml");
+    let check = || jarchy(&["source", "check", "--config", text(&config)]).ok("source check").out;
+    // As `openssl ca` itself wrote it.
+    contains(&check(), "index.txt.attr: unique_subject = no").unwrap();
+    fs::write(ca.path("index.txt.attr"), "unique_subject = maybe\n").unwrap();
+    contains(&check(), "index.txt.attr, line 1: \"unique_subject = maybe\" is neither yes nor no; write").unwrap();
+    fs::remove_file(ca.path("index.txt.attr")).unwrap();
+    assert!(!check().contains("unique_subject"));
+}
+
+#[test]
+fn source_check_says_what_is_wrong_with_a_list_and_how_to_mend_it() {
+    let ca = OpensslCa::new();
+    ca.issue("gone", &[]);
+    ca.revoke("gone", &[]);
+    // Deltas on the list with number 2, which is there, and on 7, which is not.
+    let on = |number: u8| format!("authorityKeyIdentifier = keyid\n2.5.29.27 = critical, DER:02:01:{number:02}\n");
+    fs::write(ca.path("ca.cnf"), format!("{CNF}[on_two]\n{}[on_seven]\n{}", on(2), on(7))).unwrap();
+    fs::create_dir(ca.path("www")).unwrap();
+    ca.list("over.crl", &["-crlsec", "1"]);
+    ca.list("ca.crl", &["-crldays", "7"]);
+    ca.list("delta.crl", &["-crldays", "7", "-crlexts", "on_two"]);
+    ca.list("ahead.crl", &["-crldays", "7", "-crlexts", "on_seven"]);
+    fs::write(ca.path("www/page.crl"), "<html>Please log in</html>\n").unwrap();
+    let twin = OpensslCa::new();
+    twin.list("twin.crl", &["-crldays", "7"]);
+    fs::copy(twin.path("twin.crl"), ca.path("twin.crl")).unwrap();
+    let web = Web::start(&ca.path("www"));
+    let check = |place: &str| {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/config/crl-source.toml");
+        let sample = fs::read_to_string(sample).unwrap();
+        let lines =
+            sample.lines().filter(|line| !["url ", "delta ", "poll "].iter().any(|name| line.starts_with(name)));
+        let line = |line: &str| if line.starts_with("kind ") { format!("{line}\n{place}") } else { line.to_owned() };
+        let config = ca.path("jarchy.toml");
+        fs::write(&config, lines.map(line).collect::<Vec<_>>().join("\n")).unwrap();
+        jarchy(&["source", "check", "--config", text(&config)]).all()
+    };
+    let at = |path: &str| format!("url = \"http://127.0.0.1:{}/{path}\"", web.port);
+    for (place, said) in [
+        ("path = \"ca.crl\"\ndelta = \"delta.crl\"".to_owned(), "it speaks for"),
+        ("path = \"ca.crl\"\ndelta = \"ahead.crl\"".to_owned(), "builds on complete CRL 7, and the one here is 2"),
+        ("path = \"ca.crl\"\ndelta = \"ca.crl\"".to_owned(), "it is a complete list, which belongs in `path` or `url`"),
+        ("path = \"delta.crl\"".to_owned(), "it is a delta, which belongs in `delta`"),
+        ("path = \"over.crl\"".to_owned(), "until a newer list comes, nothing but revoked is answered"),
+        ("path = \"twin.crl\"".to_owned(), "the signature does not match; is `certificate` of the same key?"),
+        ("path = \"none.crl\"".to_owned(), "none.crl: No such file"),
+        (at("none.crl"), "none.crl cannot be fetched: the server answered 404"),
+        (at("page.crl"), "page.crl: neither a CRL in DER nor in PEM, it begins with \"<html>Please log in"),
+    ] {
+        wait_until(&place, || contains(&check(&place), said));
+    }
 }

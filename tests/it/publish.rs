@@ -55,7 +55,7 @@ fn served(house: &House, server: &Server, path: &str) -> Result<Vec<u8>, String>
     if said.status.success() { Ok(fs::read(file).unwrap()) } else { Err(said.err) }
 }
 
-fn number(list: &Path) -> u64 {
+pub(crate) fn number(list: &Path) -> u64 {
     let said = jarchy(&["crl", "show", text(list), "--json"]).ok("show").out;
     let shown: serde_json::Value = serde_json::from_str(&said).unwrap();
     shown["number"].as_str().unwrap().parse().unwrap()
