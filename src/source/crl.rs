@@ -546,8 +546,9 @@ impl Source for CrlSource {
     }
 
     fn complaint(&self) -> Option<String> {
-        let kept = |why: &String| format!("{why}; the list before holds until its nextUpdate");
-        let complaints = self.complaints.iter().flatten().map(kept);
+        let kept = ["the list before holds until its nextUpdate", "the complete list holds without it"];
+        let complaints =
+            self.complaints.iter().zip(kept).filter_map(|(why, kept)| Some(format!("{}; {kept}", why.as_ref()?)));
         let unfit = self.lists.as_ref().and_then(Lists::unfit_delta);
         let all: Vec<String> = complaints.chain(unfit).collect();
         (!all.is_empty()).then(|| all.join("; "))

@@ -94,7 +94,8 @@ async fn get(uri: Uri, validators: Validators) -> Outcome {
     let authority = uri.authority().ok_or("the URL names no host")?;
     let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
     let head = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let unreached = |error: std::io::Error| format!("{error}; are host and port right, and is the server up?");
+        let stream = TcpStream::connect(address).await.map_err(unreached)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
         let connection = tokio::spawn(connection);
@@ -125,7 +126,7 @@ async fn get(uri: Uri, validators: Validators) -> Outcome {
         }
         status => Err(match head.headers.get(LOCATION).and_then(|to| to.to_str().ok()) {
             Some(to) => format!("the server answered {status} and points to {to}: write that address"),
-            None => format!("the server answered {status}"),
+            None => format!("the server answered {status}; is the list there?"),
         }),
     };
     connection.abort();

@@ -38,9 +38,8 @@ pub(super) async fn look(
     for (table, _) in tables.into_iter().filter(|(_, needed)| *needed) {
         let found = link.all(columns_of(table, dialect)).await?;
         if found.is_empty() {
-            return Err(SourceError::Content(format!(
-                "there is no table {table} that this user may read: is this EJBCA's database, and may it SELECT there?"
-            )));
+            let hint = "is this EJBCA's database, and may the user SELECT there?";
+            return Err(link.refused(&format!("there is no table {table} that this user may read; {hint}")));
         }
         columns.insert(table, found.into_iter().flatten().flatten().collect());
     }
@@ -90,7 +89,7 @@ async fn ours(
             let own =
                 format!("SELECT {} FROM {CERTIFICATES} q WHERE q.fingerprint = '{fingerprint}'", text("subjectDN"));
             let own = link.all(own).await?.into_iter().flatten().flatten().next();
-            let (dn, id) = named(&cas, name, own.as_deref()).map_err(SourceError::Content)?;
+            let (dn, id) = named(&cas, name, own.as_deref()).map_err(|why| link.refused(&why))?;
             (by_dn(dn), format!("with issuerDN {dn:?}, which is CA {name:?} (cAId {id})"))
         }
     })

@@ -149,6 +149,11 @@ impl Link {
         Ok(Self { place: place.to_string(), session })
     }
 
+    /// That what is there does not do.
+    pub(super) fn refused(&self, why: &str) -> SourceError {
+        SourceError::Content(format!("the CA's database {}: {why}", self.place))
+    }
+
     /// All rows of `sql`.
     pub(super) async fn all(&mut self, sql: String) -> Result<Vec<Cells>, SourceError> {
         self.session.all(sql).await.map_err(|error| explained(&self.place, error))
