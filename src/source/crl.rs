@@ -197,7 +197,7 @@ impl Lists {
     fn entries(&self, after: Option<&Serial>) -> impl Iterator<Item = Entry<'_>> {
         let mut base = self.base.entries(after).peekable();
         let mut delta = self.delta().into_iter().flat_map(move |delta| delta.entries(after)).peekable();
-        let mut next = move || {
+        let next = move || {
             let order = match (base.peek(), delta.peek()) {
                 (Some(base), Some(delta)) => base.serial.cmp(&delta.serial),
                 (_, None) => Ordering::Less,
@@ -207,7 +207,7 @@ impl Lists {
             let by_base = if order.is_le() { base.next() } else { None };
             if order.is_ge() { delta.next() } else { by_base }
         };
-        std::iter::from_fn(move || next()).filter(is_listed)
+        std::iter::from_fn(next).filter(is_listed)
     }
 
     /// The newest thisUpdate.
