@@ -1,9 +1,9 @@
-//! The plain request whose answer is kept, answered before hyper sees it.
+//! The plain OCSP request, answered before hyper sees it.
 //!
 //! Goes in: what the socket delivered between two requests. Comes out: the answers to those requests at its
-//! front that are whole, plain, and answered from the cache. The first that is anything else stays as it
-//! came, with all that follows it, and is hyper's. Nearly all requests are of this kind, and hyper's ways,
-//! which suit every kind, take longer than all the rest of such an answer.
+//! front that are whole and plain, from the cache, or one that is still to be made ([`Work`]). The first that
+//! is anything else stays as it came, with all that follows it, and is hyper's. Nearly all requests are of
+//! this kind, and hyper's ways, which suit every kind, take longer than all the rest of an answer.
 //!
 //! Invariant: hyper would have answered with the same octets; a test asks both. Plain is therefore only what
 //! leaves no doubt: HTTP/1.1, `GET` or `POST` below `/ocsp`, lines that end in CRLF, names of letters, digits
@@ -11,20 +11,24 @@
 
 use super::path::{self, Route};
 use super::server::Limits;
-use super::{CACHE_DIRECTIVES, Site, entity_tag, max_age};
+use super::{CACHE_DIRECTIVES, Site, entity_tag, failure, max_age};
 use crate::metrics::Method;
-use crate::ocsp::Caching;
+use crate::ocsp::response::Failure;
+use crate::ocsp::{Caching, Client};
 use crate::pki::Time;
 use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// A longer head is hyper's, whose limit is at least twice as much.
 const HEAD_OCTETS: usize = 4096;
 /// Header fields; hyper takes 100.
 const FIELDS: usize = 64;
+/// No answer's head is longer.
+const HEAD_MOST: usize = 512;
 /// Once so much is to be sent in answer to what came at once, the rest is hyper's.
 const SENT_AT_ONCE: usize = 64 * 1024;
 
@@ -59,15 +63,21 @@ pub(super) static ANSWERED: std::sync::atomic::AtomicUsize = std::sync::atomic::
 pub(super) struct Hot {
     site: Arc<ArcSwap<Site>>,
     limits: Arc<Limits>,
+    client: Client,
 }
 
+/// An answer that is being made.
+pub(super) type Work = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
+
 /// What was done with the front of what came.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Default)]
 pub(super) struct Done {
-    /// Octets of the requests that were answered.
+    /// Octets of the requests that were taken.
     pub(super) taken: usize,
     /// The last of them wants the connection to end with its answer.
     pub(super) closes: bool,
+    /// The answer to the last of them, if it has to be made.
+    pub(super) work: Option<Work>,
 }
 
 /// A plain request.
@@ -83,15 +93,15 @@ struct Plain<'a> {
 }
 
 impl Hot {
-    pub(super) const fn new(site: Arc<ArcSwap<Site>>, limits: Arc<Limits>) -> Self {
-        Self { site, limits }
+    pub(super) const fn new(site: Arc<ArcSwap<Site>>, limits: Arc<Limits>, client: Client) -> Self {
+        Self { site, limits, client }
     }
 
     /// Appends to `out` the answers to the requests at the front of `bytes`.
     pub(super) fn answer(&self, bytes: &[u8], out: &mut Vec<u8>) -> Done {
         let site = self.site.load();
         let mut done = Done::default();
-        while out.len() < SENT_AT_ONCE && !done.closes {
+        while out.len() < SENT_AT_ONCE && !done.closes && done.work.is_none() {
             let rest = bytes.get(done.taken..).unwrap_or_default();
             let Some(plain) = read(rest, &self.limits) else { break };
             // What comes after the last request is hyper's to drop.
@@ -100,11 +110,17 @@ impl Hot {
             }
             let before = out.len();
             // As in `Site::answer`; what panics here panics there again, and is counted there.
-            if !catch_unwind(AssertUnwindSafe(|| site.answer_hot(&plain, out))).unwrap_or(false) {
-                out.truncate(before);
-                break;
+            let caught = catch_unwind(AssertUnwindSafe(|| site.answer_plain(&plain, self, out)));
+            match caught.unwrap_or(Answered::ByHyper) {
+                Answered::Here => {}
+                Answered::Later(work) => done.work = Some(work),
+                Answered::ByHyper => {
+                    out.truncate(before);
+                    break;
+                }
             }
-            done = Done { taken: done.taken + plain.len, closes: plain.closes };
+            done.taken += plain.len;
+            done.closes = plain.closes;
             #[cfg(test)]
             ANSWERED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
@@ -112,24 +128,57 @@ impl Hot {
     }
 }
 
+/// How a plain request is answered.
+enum Answered {
+    Here,
+    Later(Work),
+    ByHyper,
+}
+
 impl Site {
-    /// Appends the whole answer to `request`, if it is kept; otherwise nothing is counted.
-    fn answer_hot(&self, request: &Plain<'_>, out: &mut Vec<u8>) -> bool {
+    /// Appends the whole answer to `request`, if it is kept; nothing is counted of one that is hyper's.
+    fn answer_plain(&self, request: &Plain<'_>, hot: &Hot, out: &mut Vec<u8>) -> Answered {
         thread_local!(static SCRATCH: RefCell<[Vec<u8>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) });
         let Route::Ocsp(issuer, tail) = path::route(request.target, |name| self.issuers.contains_key(name)) else {
-            return false;
+            return Answered::ByHyper;
         };
         SCRATCH.with_borrow_mut(|[text, decoded, body]| {
             let asked = match request.body {
                 Some(asked) if tail.iter().all(|octet| *octet == b'/') => asked,
                 None if path::decode_tail_into(tail, text, decoded).is_some() => decoded.as_slice(),
-                _ => return false,
+                _ => return Answered::ByHyper,
             };
             let now = self.clock.now();
-            let Some(caching) = self.responder.answer_kept(issuer, asked, now, body) else { return false };
+            let kept = self.responder.answer_kept(issuer, asked, now, body);
             self.metrics.methods.count(if request.body.is_some() { Method::Post } else { Method::Get });
-            put_answer(out, &caching, body, now, request.closes)
+            let Some(caching) = kept else {
+                let (issuer, asked) = (issuer.map(str::to_owned), asked.to_vec());
+                return Answered::Later(Box::pin(make(hot, issuer, asked, request.closes)));
+            };
+            put_answer(out, &caching, body, now, request.closes);
+            Answered::Here
         })
+    }
+}
+
+/// Makes an answer that is not kept, as [`Site::answer`] does.
+fn make(
+    hot: &Hot,
+    issuer: Option<String>,
+    request: Vec<u8>,
+    closes: bool,
+) -> impl Future<Output = Vec<u8>> + Send + use<> {
+    let (site, limits, client) = (hot.site.load_full(), Arc::clone(&hot.limits), hot.client);
+    async move {
+        let work = async {
+            #[cfg(test)]
+            assert!(request != b"panic", "a test asked for it");
+            site.reply(client, issuer.as_deref(), &request, &limits).await
+        };
+        let reply = site.contain(work).await.unwrap_or_else(|| failure(Failure::InternalError));
+        let mut out = Vec::with_capacity(HEAD_MOST + reply.body.len());
+        put_answer(&mut out, &reply.caching, &reply.body, site.clock.now(), closes);
+        out
     }
 }
 
@@ -195,18 +244,23 @@ fn digits(value: &[u8]) -> Option<usize> {
     is_number.then(|| value.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
 }
 
-/// Head and body as hyper would write them; nothing for an answer that nobody may keep.
-fn put_answer(out: &mut Vec<u8>, caching: &Caching, body: &[u8], now: Time, closes: bool) -> bool {
-    let Caching::Public { produced_at, next_update, tag, .. } = caching else { return false };
-    let (tag, max_age) = (entity_tag(tag), max_age(caching, now).as_secs());
+/// Head and body as hyper would write them.
+fn put_answer(out: &mut Vec<u8>, caching: &Caching, body: &[u8], now: Time, closes: bool) {
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/ocsp-response\r\n");
     // Writing to a Vec does not fail.
-    out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/ocsp-response\r\netag: ");
-    out.extend_from_slice(&tag);
-    out.extend_from_slice(b"\r\nlast-modified: ");
-    out.extend_from_slice(&produced_at.http_date());
-    out.extend_from_slice(b"\r\nexpires: ");
-    out.extend_from_slice(&next_update.http_date());
-    _ = write!(out, "\r\ncache-control: max-age={max_age}{CACHE_DIRECTIVES}\r\n");
+    match caching {
+        Caching::Public { produced_at, next_update, tag, .. } => {
+            out.extend_from_slice(b"etag: ");
+            out.extend_from_slice(&entity_tag(tag));
+            out.extend_from_slice(b"\r\nlast-modified: ");
+            out.extend_from_slice(&produced_at.http_date());
+            out.extend_from_slice(b"\r\nexpires: ");
+            out.extend_from_slice(&next_update.http_date());
+            let max_age = max_age(caching, now).as_secs();
+            _ = write!(out, "\r\ncache-control: max-age={max_age}{CACHE_DIRECTIVES}\r\n");
+        }
+        Caching::NoStore => out.extend_from_slice(b"cache-control: no-store\r\n"),
+    }
     if closes {
         out.extend_from_slice(b"connection: close\r\n");
     }
@@ -214,7 +268,6 @@ fn put_answer(out: &mut Vec<u8>, caching: &Caching, body: &[u8], now: Time, clos
     out.extend_from_slice(&date(now));
     out.extend_from_slice(b"\r\n\r\n");
     out.extend_from_slice(body);
-    true
 }
 
 /// The text of `now`, made once a second.

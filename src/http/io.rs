@@ -9,7 +9,7 @@
 //! order of their requests.
 
 use super::framing::{Framing, Place};
-use super::hot::{Done, Hot};
+use super::hot::{Done, Hot, Work};
 use super::server::Limits;
 use crate::metrics::{Connections, Cut};
 use std::cell::RefCell;
@@ -79,7 +79,6 @@ struct Drain {
 }
 
 /// A client's socket.
-#[derive(Debug)]
 pub(super) struct Io {
     stream: TcpStream,
     framing: Framing,
@@ -95,6 +94,8 @@ pub(super) struct Io {
     /// Octets that lingering may still drop; `None` before the close began.
     linger: Option<usize>,
     hot: Hot,
+    /// The answer that is being made here; it follows what is unsent.
+    work: Option<Work>,
     /// Answers that were made here and have not been taken yet.
     unsent: Vec<u8>,
     /// The client wanted no more than what was answered here.
@@ -121,6 +122,7 @@ impl Io {
             drain: Drain { left: limits.drain_time, taken: 0, waiting: None },
             linger: None,
             hot,
+            work: None,
             unsent: Vec::new(),
             is_over: false,
             limits,
@@ -164,9 +166,9 @@ impl Io {
         thread_local!(static ANSWERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         ANSWERS.with_borrow_mut(|answers| {
             answers.clear();
-            let Done { taken, closes } = self.hot.answer(bytes, answers);
+            let Done { taken, closes, work } = self.hot.answer(bytes, answers);
             if taken > 0 {
-                self.is_over = closes;
+                (self.is_over, self.work) = (closes, work);
                 (self.last, self.head_began) = (Instant::now(), None);
                 let sent = self.send(answers, cx)?;
                 self.unsent.extend_from_slice(answers.get(sent..).unwrap_or_default());
@@ -188,16 +190,21 @@ impl Io {
         Ok(sent)
     }
 
-    /// Sends what is left of the answers that were made here.
+    /// Finishes and sends what is left of the answers that are made here.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.unsent.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let unsent = std::mem::take(&mut self.unsent);
-        let sent = self.send(&unsent, cx)?;
-        if let Some(rest) = unsent.get(sent..).filter(|rest| !rest.is_empty()) {
-            self.unsent.extend_from_slice(rest);
-            return Poll::Pending;
+        while self.work.is_some() || !self.unsent.is_empty() {
+            if self.unsent.is_empty()
+                && let Some(work) = &mut self.work
+            {
+                self.unsent = ready!(work.as_mut().poll(cx));
+                self.work = None;
+            }
+            let unsent = std::mem::take(&mut self.unsent);
+            let sent = self.send(&unsent, cx)?;
+            if let Some(rest) = unsent.get(sent..).filter(|rest| !rest.is_empty()) {
+                self.unsent.extend_from_slice(rest);
+                return Poll::Pending;
+            }
         }
         Poll::Ready(Ok(()))
     }

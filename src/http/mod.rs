@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `server` | threads, sockets, limits, stopping |
 //! | `io`, `framing` | one client's socket: time-outs, and framing that leaves no doubt |
-//! | `hot` | plain requests whose answer is kept |
+//! | `hot` | plain OCSP requests, answered without hyper |
 //! | `path` | raw path → route, base64 tail → request |
 //! | `body` | bodies, read with a limit and sent without a copy |
 //! | `range`, `pem` | parts of a list, and lists as text |
@@ -192,14 +192,7 @@ impl Site {
     async fn answer(&self, client: Client, request: Request<Incoming>, limits: &Limits) -> Answer {
         let is_ocsp = request.uri().path().starts_with("/ocsp");
         let closes = request.headers().contains_key(header::TRANSFER_ENCODING);
-        let mut work = pin!(self.route(client, request, limits));
-        let caught = std::future::poll_fn(|context| {
-            // What a panic can leave half done is only what belongs to this request.
-            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
-                .map_or(Poll::Ready(None), |poll| poll.map(Some))
-        });
-        let mut answer = caught.await.unwrap_or_else(|| {
-            self.metrics.connections.panics.inc();
+        let mut answer = self.contain(self.route(client, request, limits)).await.unwrap_or_else(|| {
             if is_ocsp {
                 ocsp(None, Time::default(), failure(Failure::InternalError))
             } else {
@@ -211,6 +204,21 @@ impl Site {
             set(&mut answer, header::CONNECTION, CLOSE);
         }
         answer
+    }
+
+    /// What `work` comes to; `None` if it panics, which is counted.
+    async fn contain<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        let caught = std::future::poll_fn(|context| {
+            // What a panic can leave half done is only what belongs to this request.
+            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
+                .map_or(Poll::Ready(None), |poll| poll.map(Some))
+        });
+        let done = caught.await;
+        if done.is_none() {
+            self.metrics.connections.panics.inc();
+        }
+        done
     }
 
     async fn route(&self, client: Client, request: Request<Incoming>, limits: &Limits) -> Answer {

@@ -363,10 +363,10 @@ fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, graceful: &Grac
     };
     let handled = Arc::new(Handled::default());
     let (site, limits) = (Arc::clone(&shared.site), Arc::clone(&shared.limits));
-    let hot = Hot::new(Arc::clone(&site), Arc::clone(&limits));
+    let client = Client::at(client);
+    let hot = Hot::new(Arc::clone(&site), Arc::clone(&limits), client);
     let io = Io::new(stream, Arc::clone(&handled), hot, Arc::clone(&limits), shared.metrics.clone());
     let head_octets = limits.head_octets.max(8192);
-    let client = Client::at(client);
     let service = service_fn(move |request| {
         let (site, limits, handled) = (site.load_full(), Arc::clone(&limits), Arc::clone(&handled));
         async move {

@@ -7,12 +7,12 @@ use crate::crl::{Published, Shelf};
 use crate::der::{self, tag};
 use crate::health::Health;
 use crate::index::{Index, Record};
-use crate::metrics::{Cut, Document, Metrics, Purpose};
+use crate::metrics::{Cut, Document, Method, Metrics, Purpose};
 use crate::ocsp::request::{Limits as RequestLimits, encode, encode_cert_id};
 use crate::ocsp::response::{CertStatus, Failure, Parsed, parse};
-use crate::ocsp::{Authority, Credential, Policy, Responder};
+use crate::ocsp::{Authority, Credential, LiveRate, Policy, Responder};
 use crate::pki::hash::sha256;
-use crate::pki::{Certificate, HashAlgorithm, Issuer, ManualClock, Reason, Revocation, Serial, Status, Time};
+use crate::pki::{Certificate, Clock, HashAlgorithm, Issuer, ManualClock, Reason, Revocation, Serial, Status, Time};
 use crate::sign::Signer;
 use arc_swap::ArcSwap;
 use base64::Engine;
@@ -43,7 +43,23 @@ struct Running {
     health: Health,
     shelf: Arc<Shelf>,
     index: Arc<Index>,
+    clock: Arc<ManualClock>,
     server: Server,
+}
+
+impl Running {
+    /// Nothing is answered about serial 1 before that second.
+    fn revoke_at(&self, second: i64) {
+        let (not_before, not_after, since) = (Time::default(), Time::MAX, Time::from_unix(second));
+        let revocation = Revocation { at: since, reason: Reason::Superseded, invalidity_date: None };
+        let record = Record { not_before, not_after, status: Status::Revoked(revocation), since, sha256: None };
+        self.index.apply(&[(Serial::from_content(&[1]).unwrap(), record)]);
+    }
+
+    /// Requests by `POST` that were taken.
+    fn posts(&self) -> u64 {
+        self.metrics.methods.get(Method::Post)
+    }
 }
 
 fn start(limits: Limits) -> Running {
@@ -52,6 +68,11 @@ fn start(limits: Limits) -> Running {
 
 /// `files` are those of `demo`, and get a shelf.
 fn start_with(files: Files, limits: Limits) -> Running {
+    start_keeping(1 << 20, files, limits)
+}
+
+/// With so much memory for answers.
+fn start_keeping(cache_bytes: usize, files: Files, limits: Limits) -> Running {
     let (metrics, health, shelf) = (Metrics::new(), Health::new(), Arc::new(Shelf::default()));
     let issuers = BTreeMap::from([
         ("demo".parse().unwrap(), Files { whole: Some(Lists::new(Arc::clone(&shelf))), ..files }),
@@ -59,17 +80,17 @@ fn start_with(files: Files, limits: Limits) -> Running {
     ]);
     let clock = Arc::new(ManualClock::new(Time::from_unix(NOW)));
     let index = Arc::new(Index::new());
-    let responder = responder(Arc::clone(&index), Arc::clone(&clock), metrics.clone());
-    let site = Site::new(Arc::new(responder), issuers, clock, metrics.clone());
+    let responder = responder(Arc::clone(&index), Arc::clone(&clock), cache_bytes, metrics.clone());
+    let site = Site::new(Arc::new(responder), issuers, Arc::clone(&clock) as Arc<dyn Clock>, metrics.clone());
     let (stop, stopped) = watch::channel(false);
     let listeners = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
     let site = Arc::new(ArcSwap::from_pointee(site));
     let server = Server::start(listeners, site, limits, &metrics, &health, &stopped).unwrap();
-    Running { address: server.address(), stop, metrics, health, shelf, index, server }
+    Running { address: server.address(), stop, metrics, health, shelf, index, clock, server }
 }
 
 /// Answers for the issuer `demo`, under the CA's own key: serial 1 is good.
-fn responder(index: Arc<Index>, clock: Arc<ManualClock>, metrics: Metrics) -> Responder {
+fn responder(index: Arc<Index>, clock: Arc<ManualClock>, cache_bytes: usize, metrics: Metrics) -> Responder {
     let now = Time::from_unix(NOW);
     let certificate = Certificate::from_der(&CA.certificate).unwrap();
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -81,10 +102,11 @@ fn responder(index: Arc<Index>, clock: Arc<ManualClock>, metrics: Metrics) -> Re
     index.vouch(now);
     index.set_complete();
     let issuer = Arc::new(Issuer { name: "demo".parse().unwrap(), certificate });
+    let live_rate = LiveRate { issuer: 1_000_000_000, client: 1_000_000_000 };
+    let policy = Policy { live_rate, ..Policy::default() };
     let authority =
-        Authority::new(issuer, index, vec![Credential::new(1, Arc::new(signer), None)], Policy::default(), now)
-            .unwrap();
-    Responder::new(vec![authority], 1 << 20, RequestLimits::default(), clock, metrics)
+        Authority::new(issuer, index, vec![Credential::new(1, Arc::new(signer), None)], policy, now).unwrap();
+    Responder::new(vec![authority], cache_bytes, RequestLimits::default(), clock, metrics)
 }
 
 struct Ca {
@@ -92,8 +114,9 @@ struct Ca {
     key: String,
 }
 
+/// With Ed25519 the same answer has the same signature.
 static CA: LazyLock<Ca> = LazyLock::new(|| {
-    let key = rcgen::KeyPair::generate().unwrap();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let mut parameters = rcgen::CertificateParams::default();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     parameters.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
@@ -684,12 +707,8 @@ fn lists_are_served_as_pem_too_under_a_tag_of_their_own() {
 #[test]
 fn http_20_who_waits_for_an_answer_that_does_not_come_is_told_to_try_later() {
     let running = start(Limits { answer_time: Duration::from_millis(100), ..Limits::default() });
-    // The clock of this test never comes to the second in which this may be answered.
-    let (not_before, not_after, since) = (Time::default(), Time::MAX, Time::from_unix(NOW + 60));
-    let record = Record { not_before, not_after, status: Status::Good, since, sha256: None };
-    let revocation = Revocation { at: since, reason: Reason::Superseded, invalidity_date: None };
-    let revoked = Record { status: Status::Revoked(revocation), ..record };
-    running.index.apply(&[(Serial::from_content(&[1]).unwrap(), revoked)]);
+    // The clock of this test never comes to that second.
+    running.revoke_at(NOW + 60);
     let mut client = Client::connect(running.address);
     let answer = client.ask(post("/ocsp", &request()));
     assert_eq!((answer.status, &answer.body[..]), (200, Failure::TryLater.der()));
@@ -957,8 +976,10 @@ fn promise_10_a_panic_costs_one_answer() {
     let answer = client.ask(get("/ocsp/MA?panic"));
     assert_eq!((answer.status, answer.body.as_slice()), (200, INTERNAL_ERROR));
     assert_eq!(client.ask(get("/?panic")).status, 500);
+    let answer = client.ask(post("/ocsp", b"panic"));
+    assert_eq!((answer.status, answer.body.as_slice()), (200, INTERNAL_ERROR));
     assert_eq!(client.ask(get("/")).status, 200);
-    assert_eq!(running.metrics.connections.panics.get(), 2);
+    assert_eq!(running.metrics.connections.panics.get(), 3);
     assert!(running.health.live() && running.health.ready());
 }
 
@@ -1041,6 +1062,14 @@ fn same_as_hyper(address: SocketAddr, bytes: &[u8]) {
     assert_eq!(ours, hypers, "{}", String::from_utf8_lossy(bytes));
 }
 
+/// A request for a serial of one octet, perhaps with a nonce.
+fn asked(serial: u8, has_nonce: bool) -> Vec<u8> {
+    let certificate = Certificate::from_der(&CA.certificate).unwrap();
+    let issuer = Issuer { name: "demo".parse().unwrap(), certificate };
+    let cert_id = encode_cert_id(&issuer.hashes(HashAlgorithm::Sha256), &[serial]);
+    encode(&cert_id, has_nonce.then_some(&[7; 16][..]))
+}
+
 /// Requests of every kind, those that are answered without hyper first.
 fn kinds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let (der, text) = (request(), STANDARD.encode(request()));
@@ -1060,21 +1089,20 @@ fn kinds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         get(&format!("/ocsp/{escaped}"), "Range: bytes=0-9\r\nTE: trailers\r\nCache-Control: no-cache\r\n"),
         post("/ocsp", "Connection: close\r\n", &der),
         get(&format!("/ocsp/{text}"), "connection:CLOSE\r\n"),
-    ];
-    let nonce = encode(
-        &encode_cert_id(
-            &Issuer { name: "demo".parse().unwrap(), certificate: Certificate::from_der(&CA.certificate).unwrap() }
-                .hashes(HashAlgorithm::Sha256),
-            &[9],
-        ),
-        None,
-    );
-    let path = format!("/ocsp/{escaped}");
-    let others = vec![
+        // What no answer is kept of.
+        post("/ocsp", "", &asked(1, true)),
+        post("/ocsp/demo", "Connection: close\r\n", &asked(1, true)),
+        get(&format!("/ocsp/{}", STANDARD.encode(asked(1, true)).replace('+', "%2B")), "Host: a\r\n"),
+        post("/ocsp", "", &asked(9, false)),
         post("/ocsp", "", b""),
         post("/ocsp", "", b"0"),
-        post("/ocsp", "", &nonce),
         post("/ocsp/bare", "", &der),
+        get("/ocsp/MA==", ""),
+        get("/ocsp/MA==", "Connection: close\r\n"),
+    ];
+    let path = format!("/ocsp/{escaped}");
+    let others = vec![
+        get(&format!("{path}?x"), ""),
         post("/ocsp/x", "", &der),
         post("/ocspx", "", &der),
         post("/ocsp?a", "", &der),
@@ -1097,9 +1125,7 @@ fn kinds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         get(&path, ": y\r\n"),
         get(&format!("/ocsp/{}", "M".repeat(4_200)), ""),
         get(&format!("/ocsp/{}", text.replace('+', " ")), ""),
-        get(&format!("{path}?x"), ""),
         get(&format!("http://a{path}"), ""),
-        get("/ocsp/MA==", ""),
         get("/ocsp", ""),
         get("/crl/demo.crl", ""),
         get("/", ""),
@@ -1115,18 +1141,22 @@ fn kinds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
 
 #[test]
 fn what_is_answered_without_hyper_is_what_hyper_answers() {
-    let running = start(Limits::default());
-    running.shelf.put_complete(list(600_000, 0));
+    let kept = start(Limits::default());
+    let files = Files::new(None, Bytes::from_static(CERTIFICATE), Duration::from_secs(30));
+    // Every answer is signed for whoever asks.
+    let cold = start_keeping(0, files, Limits::default());
     let (plain, others) = kinds();
-    // The signature.
-    said(running.address, &plain[0]);
-    for request in &plain {
-        let before = super::hot::ANSWERED.load(Ordering::Relaxed);
-        same_as_hyper(running.address, request);
-        assert!(super::hot::ANSWERED.load(Ordering::Relaxed) > before, "{}", String::from_utf8_lossy(request));
-    }
-    for request in &others {
-        same_as_hyper(running.address, request);
+    for running in [&kept, &cold] {
+        running.shelf.put_complete(list(600_000, 0));
+        for request in &plain {
+            let before = super::hot::ANSWERED.load(Ordering::Relaxed);
+            same_as_hyper(running.address, request);
+            assert!(super::hot::ANSWERED.load(Ordering::Relaxed) > before, "{}", String::from_utf8_lossy(request));
+        }
+        for request in &others {
+            same_as_hyper(running.address, request);
+        }
+        assert!(running.metrics.signatures.get(Purpose::Ocsp) > 0);
     }
     // One after another on one connection, and every one of them cut off or spoilt somewhere.
     let long = std::env::var_os("JARCHY_LONG").is_some();
@@ -1155,7 +1185,7 @@ fn what_is_answered_without_hyper_is_what_hyper_answers() {
                 break;
             }
         }
-        same_as_hyper(running.address, &bytes);
+        same_as_hyper(if random(2) == 0 { &kept } else { &cold }.address, &bytes);
     }
 }
 
@@ -1169,7 +1199,7 @@ fn no_answer_overtakes_another() {
     for _ in 0..3 {
         // Nobody takes the list while the next requests come, some with hyper's.
         assert_eq!(client.send("GET /crl/demo.crl HTTP/1.1\r\n\r\n").head().status, 200);
-        client.send(&plain[0]).send(&plain[3]).send(&others[28]).send(&plain[1]);
+        client.send(&plain[0]).send(&plain[3]).send(&others[0]).send(&plain[1]);
         let mut body = vec![0; 5_000_000];
         client.0.read_exact(&mut body).unwrap();
         assert!(body.iter().all(|octet| *octet == 0x5a));
@@ -1180,9 +1210,60 @@ fn no_answer_overtakes_another() {
     // The same between two answers that are not made in pieces.
     let mut client = Client::connect(running.address);
     for _ in 0..50 {
-        client.send([&others[28][..], &plain[3], &others[28], &plain[0]].concat());
+        client.send([&others[0][..], &plain[3], &others[0], &plain[0]].concat());
         for malformed in [true, false, true, false] {
             assert_eq!(client.answer().body == MALFORMED, malformed);
         }
     }
+}
+
+#[test]
+fn while_an_answer_is_made_none_overtakes_it_and_no_time_runs_out() {
+    let running = start(Limits { idle_time: SHORT, header_time: SHORT, drain_time: SHORT, ..Limits::default() });
+    running.revoke_at(NOW + 1);
+    let (plain, others) = kinds();
+    let mut alone = Client::connect(running.address);
+    alone.send(&plain[0]);
+    let mut client = Client::connect(running.address);
+    client.send([&plain[9][..], &others[0], &plain[3]].concat()).send(&plain[13]);
+    wait_until(|| running.posts() == 2);
+    // The time-outs of one who waits for nothing pass meanwhile.
+    Client::connect(running.address).is_closed();
+    let mut idle = Client::connect(running.address);
+    assert_eq!(idle.ask(get("/")).status, 200);
+    idle.is_closed();
+    running.clock.set(Time::from_unix(NOW + 1));
+    assert!(alone.answer().body.len() > 100);
+    for malformed in [false, true, false, true] {
+        assert_eq!(client.answer().body == MALFORMED, malformed);
+    }
+}
+
+#[test]
+fn stopping_finishes_answers_that_are_being_made() {
+    let running = start(Limits::default());
+    running.revoke_at(NOW + 1);
+    let mut clients: Vec<_> = (0..4).map(|_| Client::connect(running.address)).collect();
+    clients.iter_mut().for_each(|client| _ = client.send(post("/ocsp", &request())));
+    wait_until(|| running.posts() == 4);
+    running.stop.send(true).unwrap();
+    wait_until(|| TcpStream::connect(running.address).is_err());
+    running.clock.set(Time::from_unix(NOW + 1));
+    for client in &mut clients {
+        assert!(client.answer().body.len() > 100);
+        client.is_closed();
+    }
+    assert_eq!(block_on(running.server.stopped()), 0);
+}
+
+#[test]
+fn who_goes_away_while_an_answer_is_made_leaves_nothing_behind() {
+    let running = start(Limits { answer_time: SHORT, ..Limits::default() });
+    running.revoke_at(NOW + 60);
+    let mut client = Client::connect(running.address);
+    client.send(post("/ocsp", &request()));
+    wait_until(|| running.posts() == 1);
+    drop(client);
+    wait_until(|| running.metrics.connections.open.get() == 0);
+    assert_eq!(running.metrics.connections.cut.get(Cut::Write), 0);
 }
