@@ -6,13 +6,16 @@
 //! `cargo bench --bench compare [-- GROUP…]` needs Debian's `wrk`, `nginx-light`, `openssl` and `util-linux`
 //! (`taskset`); the groups stand in `report.rs`. It prints the tables and writes them to
 //! `target/compare-GROUP.md`. JARCHY_ROUNDS (7) repetitions of JARCHY_SECONDS (2) each; JARCHY_WIDE (1,000,000)
-//! certificates in the group `wide`; JARCHY_IDLE (10,000) connections in the group `idle`.
+//! certificates in the group `wide`; JARCHY_IDLE (10,000) connections in the group `idle`; JARCHY_ISSUED
+//! (10,000,000) certificates in the group `memory`; JARCHY_ENTRIES (10,000) revoked ones at first in the group `steady`.
 #![allow(missing_docs, clippy::print_stdout)]
 
 mod make;
+mod memory;
 mod report;
 mod run;
 mod serve;
+mod steady;
 
 use anyhow::Context;
 use std::path::Path;

@@ -1,7 +1,9 @@
 //! Which servers run with which load, and the tables that come of it.
 
 use crate::make;
+use crate::memory::memory;
 use crate::run::{Load, Sample, Servers};
+use crate::steady::steady;
 use anyhow::Context;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write as _};
@@ -92,7 +94,7 @@ const GROUPS: [(&str, &[Row]); 6] = [
     ),
 ];
 
-fn number(name: &str, default: f64) -> f64 {
+pub(crate) fn number(name: &str, default: f64) -> f64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
@@ -124,7 +126,6 @@ pub(crate) fn report(wanted: &[&str], smoke: bool) -> anyhow::Result<()> {
     make::scripts(dir)?;
     let mut servers = Servers::new(dir);
     sample_answer(&mut servers, dir)?;
-    fill(&servers, "jarchy", make::HOT)?;
     let is_wanted = |name: &str| wanted.contains(&name) || (wanted.is_empty() && (!smoke || name == "keep-alive"));
     for (name, rows) in GROUPS {
         if is_wanted(name) {
@@ -134,6 +135,13 @@ pub(crate) fn report(wanted: &[&str], smoke: bool) -> anyhow::Result<()> {
     }
     if is_wanted("idle") {
         finish("idle", &idle(&mut servers, dir, smoke)?)?;
+    }
+    if is_wanted("memory") {
+        finish("memory", &memory(dir, smoke)?)?;
+    }
+    if is_wanted("steady") {
+        servers.stop_all();
+        finish("steady", &steady(smoke)?)?;
     }
     Ok(())
 }
@@ -171,9 +179,6 @@ fn group(servers: &mut Servers, dir: &Path, rows: &[Row], smoke: bool) -> anyhow
         if row.server == "jarchy-crl" {
             std::fs::rename(dir.join("list"), dir.join("www/list"))?;
         }
-        if row.server == "jarchy-wide" {
-            fill(servers, row.server, wide())?;
-        }
     }
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); rows.len()];
     for round in if smoke { 1 } else { 0 }..=rounds {
@@ -201,23 +206,6 @@ fn group(servers: &mut Servers, dir: &Path, rows: &[Row], smoke: bool) -> anyhow
     Ok(table(rows, &samples))
 }
 
-/// Asks for every serial once, so that all are in the cache.
-fn fill(servers: &Servers, server: &str, count: u64) -> anyhow::Result<()> {
-    const BATCH: u64 = 64;
-    let prefix = std::fs::read(servers.dir().join("wide.prefix"))?;
-    let mut stream = TcpStream::connect(("127.0.0.1", servers.port(server)?))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
-    for start in (0..count).step_by(64) {
-        let numbers = start..count.min(start + BATCH);
-        let batch: Vec<u8> = numbers.clone().flat_map(|n| [&prefix[..], &n.to_be_bytes()].concat()).collect();
-        stream.write_all(&batch)?;
-        for _ in numbers {
-            skip_answer(&mut reader)?;
-        }
-    }
-    Ok(())
-}
-
 fn skip_answer(reader: &mut impl BufRead) -> anyhow::Result<()> {
     let (mut line, mut length) = (String::new(), 0);
     while line != "\r\n" {
@@ -231,7 +219,7 @@ fn skip_answer(reader: &mut impl BufRead) -> anyhow::Result<()> {
 }
 
 /// Median and quartiles.
-fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+pub(crate) fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
     [at(0.25), at(0.5), at(0.75)]

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SERVER_CORE: &str = "0";
-const CLIENT_CORE: &str = "1";
+pub(crate) const CLIENT_CORE: &str = "1";
 /// A server that has not begun by then does not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,8 +82,8 @@ impl Servers {
         self.running.remove(name);
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    pub(crate) fn stop_all(&mut self) {
+        self.running.clear();
     }
 
     pub(crate) fn port(&self, name: &str) -> anyhow::Result<u16> {
@@ -161,7 +161,7 @@ fn one_by_one(running: &Running, dir: &Path, seconds: u64) -> anyhow::Result<Sam
 }
 
 /// The CPU time of all threads that a process has, user and system.
-fn cpu(id: u32) -> anyhow::Result<Duration> {
+pub(crate) fn cpu(id: u32) -> anyhow::Result<Duration> {
     let mut nanos = 0;
     for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
         let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
@@ -170,7 +170,7 @@ fn cpu(id: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-fn pinned(program: &Path) -> Command {
+pub(crate) fn pinned(program: &Path) -> Command {
     let mut command = Command::new("sh");
     // Many connections need many files; a hard limit below that is the caller's to raise.
     command

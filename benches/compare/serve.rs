@@ -17,9 +17,9 @@ use jarchy::http::server::{Limits, Server, bind};
 use jarchy::http::{Files, Site};
 use jarchy::index::{Index, Record};
 use jarchy::metrics::Metrics;
-use jarchy::ocsp::request::Limits as RequestLimits;
-use jarchy::ocsp::{Authority, Credential, LiveRate, Policy, Responder};
-use jarchy::pki::{Certificate, Clock, ClockGuard, Reason, Revocation, Status, SystemClock, Time};
+use jarchy::ocsp::request::{Limits as RequestLimits, encode, encode_cert_id};
+use jarchy::ocsp::{Authority, Client, Credential, LiveRate, Policy, Responder};
+use jarchy::pki::{Certificate, Clock, ClockGuard, HashAlgorithm, Reason, Revocation, Status, SystemClock, Time};
 use jarchy::sign::Signer;
 use jarchy::state::State;
 use mio::net::TcpStream;
@@ -51,6 +51,7 @@ pub(crate) fn serve(role: &str, dir: &Path) -> anyhow::Result<()> {
         "jarchy-rsa" => jarchy(dir, "rsa", HOT, 0),
         "jarchy-wide" => jarchy(dir, "p256", crate::report::wide(), CACHE * 8),
         "jarchy-crl" => jarchy_crl(dir),
+        "memory" => crate::memory::show(dir),
         _ => bail!("there is no such server"),
     }
 }
@@ -159,21 +160,37 @@ fn signer(dir: &Path, key: &str) -> anyhow::Result<Signer> {
     Ok(Signer::from_file(&dir.join(format!("{key}.key")), &certificate)?)
 }
 
-/// Jarchy for so many certificates, with so much memory for answers.
+/// Jarchy for so many certificates, with so much memory for answers; if there is any, all of them are kept.
 fn jarchy(dir: &Path, key: &str, certificates: u64, cache_bytes: usize) -> anyhow::Result<()> {
-    let now = SystemClock.now();
     let index = Arc::new(Index::new());
-    let record = Record {
-        not_before: now - YEAR,
-        not_after: now + YEAR,
-        status: Status::Good,
-        since: Time::default(),
-        sha256: None,
-    };
+    let record = good(SystemClock.now());
     for start in (0..certificates).step_by(1_000_000) {
         let rows = (start..certificates.min(start + 1_000_000)).map(|n| Ok((serial(n)?, record)));
         index.load(rows.collect::<anyhow::Result<_>>()?);
     }
+    let metrics = Metrics::new();
+    let responder = responder(dir, key, &index, cache_bytes, &metrics)?;
+    if cache_bytes > 0 {
+        ask(dir, &responder, certificates)?;
+    }
+    serve_site(responder, None, metrics, || index.vouch(SystemClock.now()))
+}
+
+/// Of a certificate in the middle of its two years.
+pub(crate) fn good(now: Time) -> Record {
+    let (not_before, not_after) = (now - YEAR, now + YEAR);
+    Record { not_before, not_after, status: Status::Good, since: Time::default(), sha256: None }
+}
+
+/// Answers from `index`, which is then complete.
+pub(crate) fn responder(
+    dir: &Path,
+    key: &str,
+    index: &Arc<Index>,
+    cache_bytes: usize,
+    metrics: &Metrics,
+) -> anyhow::Result<Responder> {
+    let now = SystemClock.now();
     index.vouch(now);
     index.set_complete();
     let delegate = Certificate::from_file_bytes(&std::fs::read(dir.join(format!("{key}.pem")))?)?;
@@ -184,12 +201,20 @@ fn jarchy(dir: &Path, key: &str, certificates: u64, cache_bytes: usize) -> anyho
         live_rate: LiveRate { issuer: 1_000_000_000, client: 1_000_000_000 },
         ..Policy::default()
     };
-    let issuer = issuer(dir)?;
-    let authority = Authority::new(Arc::new(issuer), Arc::clone(&index), vec![credential], policy, now)?;
-    let metrics = Metrics::new();
+    let authority = Authority::new(Arc::new(issuer(dir)?), Arc::clone(index), vec![credential], policy, now)?;
     let clock = Arc::new(SystemClock);
-    let responder = Responder::new(vec![authority], cache_bytes, RequestLimits::default(), clock, metrics.clone());
-    serve_site(responder, None, metrics, || index.vouch(SystemClock.now()))
+    Ok(Responder::new(vec![authority], cache_bytes, RequestLimits::default(), clock, metrics.clone()))
+}
+
+/// Asks for the first `count` certificates, so that their answers are kept.
+pub(crate) fn ask(dir: &Path, responder: &Responder, count: u64) -> anyhow::Result<()> {
+    let hashes = issuer(dir)?.hashes(HashAlgorithm::Sha1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    for n in 0..count {
+        let request = encode(&encode_cert_id(&hashes, serial(n)?.as_bytes()), None);
+        runtime.block_on(responder.answer(Client::LOCAL, None, &request));
+    }
+    Ok(())
 }
 
 /// Serves on one thread, and calls `each_second` meanwhile.
@@ -221,30 +246,37 @@ fn serve_site(
 /// Jarchy with a list of 36 MB, made by its publisher, whose file `nginx` serves as well.
 fn jarchy_crl(dir: &Path) -> anyhow::Result<()> {
     let now = SystemClock.now();
-    let revocation = Revocation { at: now, reason: Reason::Superseded, invalidity_date: None };
+    let record = revoked(now);
     let index = Arc::new(Index::new());
-    let record = Record {
-        not_before: now - YEAR,
-        not_after: now + YEAR,
-        status: Status::Revoked(revocation),
-        since: now,
-        sha256: None,
-    };
     index.load((0..LISTED).map(|n| Ok((serial(n)?, record))).collect::<anyhow::Result<_>>()?);
     index.vouch(now);
     index.set_complete();
+    let (_runtime, shelf) = published(dir, &index)?;
+    let list = shelf.complete().context("no list")?;
+    std::fs::write(dir.join("list"), &list.bytes)?;
+    let metrics = Metrics::new();
+    let responder = Responder::new(Vec::new(), 0, RequestLimits::default(), Arc::new(SystemClock), metrics.clone());
+    serve_site(responder, Some(shelf), metrics, || {})
+}
+
+pub(crate) fn revoked(now: Time) -> Record {
+    let revocation = Revocation { at: now, reason: Reason::Superseded, invalidity_date: None };
+    Record { status: Status::Revoked(revocation), since: now, ..good(now) }
+}
+
+/// A publisher of what is revoked in `index`, which has made its first list; it runs as long as the runtime.
+pub(crate) fn published(dir: &Path, index: &Arc<Index>) -> anyhow::Result<(tokio::runtime::Runtime, Arc<Shelf>)> {
     let shelf = Arc::new(Shelf::default());
     let certificate = Certificate::from_file_bytes(&std::fs::read(dir.join("ca.pem"))?)?;
     let signer = Arc::new(Signer::from_file(&dir.join("ca.key"), &certificate)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let (_stop, stopped) = watch::channel(false);
     runtime.block_on(async {
         let state = State::open(&dir.join("state.db")).await?;
         state.claim().await?;
         let parts = Parts {
             issuer: issuer(dir)?,
             signer,
-            share: Share::whole(Arc::clone(&index)),
+            share: Share::whole(Arc::clone(index)),
             state,
             shelf: Arc::clone(&shelf),
             clock: Arc::new(ClockGuard::new(Arc::new(SystemClock))),
@@ -253,15 +285,14 @@ fn jarchy_crl(dir: &Path) -> anyhow::Result<()> {
             metrics: Metrics::new(),
         };
         let publisher = Publisher::new(PublisherConfig::default(), parts)?;
-        tokio::spawn(publisher.run(stopped));
+        tokio::spawn(async move {
+            let (_stop, stopped) = watch::channel(false);
+            publisher.run(stopped).await;
+        });
         while shelf.complete().is_none() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         anyhow::Ok(())
     })?;
-    let list = shelf.complete().context("no list")?;
-    std::fs::write(dir.join("list"), &list.bytes)?;
-    let metrics = Metrics::new();
-    let responder = Responder::new(Vec::new(), 0, RequestLimits::default(), Arc::new(SystemClock), metrics.clone());
-    serve_site(responder, Some(shelf), metrics, || {})
+    Ok((runtime, shelf))
 }
