@@ -97,10 +97,27 @@ struct Chunk {
     first: Serial,
     /// The entries, one after another.
     der: Bytes,
-    /// Where each ends, and when it may go: 12 bytes of overhead for each entry.
-    ends: Box<[u32]>,
-    prune_keys: Box<[Time]>,
-    earliest_prune: Time,
+    /// Where each ends, and when it may go: 6 bytes of overhead for each entry. 512 entries of 81 bytes are
+    /// fewer than 64 Ki.
+    ends: Box<[u16]>,
+    prune_keys: Box<[PruneKey]>,
+    earliest_prune: PruneKey,
+}
+
+/// [`Listed::prune_key`] in Unix seconds. What does not fit, after 2106, is never pruned.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct PruneKey(u32);
+
+impl PruneKey {
+    const NEVER: Self = Self(u32::MAX);
+
+    fn new(time: Time) -> Self {
+        u32::try_from(time.unix().max(0)).map_or(Self::NEVER, Self)
+    }
+
+    fn time(self) -> Time {
+        if self == Self::NEVER { Time::MAX } else { Time::from_unix(self.0.into()) }
+    }
 }
 
 impl Chunk {
@@ -110,11 +127,10 @@ impl Chunk {
         while at < der.len() {
             // Entries are short: see the invariant of this file.
             at += 2 + usize::from(*der.get(at + 1)?);
-            ends.push(u32::try_from(at).ok()?);
+            ends.push(u16::try_from(at).ok()?);
         }
-        let prune_keys = vec![Time::MAX; ends.len()].into_boxed_slice();
-        (at == der.len())
-            .then(|| Arc::new(Self { first, der, ends: ends.into(), prune_keys, earliest_prune: Time::MAX }))
+        let (prune_keys, earliest_prune) = (vec![PruneKey::NEVER; ends.len()].into(), PruneKey::NEVER);
+        (at == der.len()).then(|| Arc::new(Self { first, der, ends: ends.into(), prune_keys, earliest_prune }))
     }
 
     const fn len(&self) -> usize {
@@ -122,13 +138,13 @@ impl Chunk {
     }
 
     fn range(&self, at: usize) -> Option<Range<usize>> {
-        let end = usize::try_from(*self.ends.get(at)?).ok()?;
+        let end = usize::from(*self.ends.get(at)?);
         let before = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        Some(usize::try_from(before).ok()?..end)
+        Some(usize::from(before)..end)
     }
 
     fn get(&self, at: usize) -> Option<Listed<'_>> {
-        Some(Listed { entry: self.der.get(self.range(at)?)?, prune_key: *self.prune_keys.get(at)? })
+        Some(Listed { entry: self.der.get(self.range(at)?)?, prune_key: self.prune_keys.get(at)?.time() })
     }
 
     fn iter(&self) -> impl Iterator<Item = Listed<'_>> {
@@ -173,14 +189,14 @@ fn place_of(serial: &Serial) -> Vec<u8> {
 #[derive(Default)]
 struct Writer {
     der: Vec<u8>,
-    ends: Vec<u32>,
-    prune_keys: Vec<Time>,
+    ends: Vec<u16>,
+    prune_keys: Vec<PruneKey>,
 }
 
 impl Writer {
     fn end(&mut self, prune_key: Time) {
-        self.ends.push(u32::try_from(self.der.len()).unwrap_or(u32::MAX));
-        self.prune_keys.push(prune_key);
+        self.ends.push(u16::try_from(self.der.len()).unwrap_or(u16::MAX));
+        self.prune_keys.push(PruneKey::new(prune_key));
     }
 
     fn copy(&mut self, listed: Listed<'_>) {
@@ -195,16 +211,20 @@ impl Writer {
 
     fn chunk(&mut self) -> Option<Arc<Chunk>> {
         let first = serial_of(&self.der)?;
-        let Self { der, ends, prune_keys } = std::mem::take(self);
-        let earliest_prune = prune_keys.iter().copied().min()?;
-        Some(Arc::new(Chunk {
+        let earliest_prune = self.prune_keys.iter().copied().min()?;
+        // Copied, so that what is kept for long is as large as it must be: a vector that grew to it and was
+        // then cut leaves a hole of a fifth behind it.
+        let chunk = Chunk {
             first,
-            // A box has no room to spare, a vector that grew has.
-            der: Bytes::from(der.into_boxed_slice()),
-            ends: ends.into(),
-            prune_keys: prune_keys.into(),
+            der: Bytes::copy_from_slice(&self.der),
+            ends: self.ends.as_slice().into(),
+            prune_keys: self.prune_keys.as_slice().into(),
             earliest_prune,
-        }))
+        };
+        self.der.clear();
+        self.ends.clear();
+        self.prune_keys.clear();
+        Some(Arc::new(chunk))
     }
 }
 
@@ -265,14 +285,15 @@ impl Entries {
     /// The same entries with these prune keys, one for each in order: see [`Entries::prune`].
     #[must_use]
     pub fn keyed(&self, keys: &[Time]) -> Self {
-        let mut keys = keys.iter().copied();
+        let mut keys = keys.iter().copied().map(PruneKey::new);
         let keyed = |chunk: &Arc<Chunk>| {
-            let prune_keys: Box<[Time]> = chunk.prune_keys.iter().map(|known| keys.next().unwrap_or(*known)).collect();
+            let prune_keys: Box<[PruneKey]> =
+                chunk.prune_keys.iter().map(|known| keys.next().unwrap_or(*known)).collect();
             Arc::new(Chunk {
                 first: chunk.first,
                 der: chunk.der.clone(),
                 ends: chunk.ends.clone(),
-                earliest_prune: prune_keys.iter().copied().min().unwrap_or(Time::MAX),
+                earliest_prune: prune_keys.iter().copied().min().unwrap_or(PruneKey::NEVER),
                 prune_keys,
             })
         };
@@ -322,7 +343,7 @@ impl Entries {
         let over: Vec<(Serial, Time)> = self
             .chunks
             .iter()
-            .filter(|chunk| chunk.earliest_prune < regular)
+            .filter(|chunk| chunk.earliest_prune.time() < regular)
             .flat_map(|chunk| chunk.iter().filter(|listed| listed.prune_key < regular))
             .filter_map(|listed| Some((serial_of(listed.entry)?, listed.prune_key)))
             .collect();
@@ -751,6 +772,16 @@ mod tests {
         let pairs = before.chunks.iter().zip(&entries.chunks);
         assert_eq!(pairs.filter(|(old, new)| !Arc::ptr_eq(old, new)).count(), 1);
         assert_eq!(entries.len(), 50_000);
+    }
+
+    #[test]
+    fn what_expires_beyond_2106_stays_listed() {
+        let (said, soon) = (because(Reason::Superseded), Time::from_unix(1_800_000_000));
+        let keys = [soon, Time::from_unix(i64::from(u32::MAX) + 1), Time::from_unix(9_000_000_000), Time::MAX];
+        let serials: Vec<Serial> = (0..4).map(serial).collect();
+        let mut entries = Entries::from_sorted(serials.iter().zip(keys).map(|(serial, key)| (serial, &said, key)));
+        assert_eq!(entries.prune(Time::from_unix(253_000_000_000)), [(serial(0), soon)]);
+        assert_eq!(entries.len(), 3);
     }
 
     #[test]

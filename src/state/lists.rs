@@ -11,6 +11,9 @@ use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
+/// Chunks that one INSERT takes: of 12 kB each, and SQLite holds a copy.
+const CHUNKS_AT_ONCE: usize = 32;
+
 /// A list that was, or is to be, committed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ListRow {
@@ -474,10 +477,13 @@ async fn commit_chunks(connection: &mut SqliteConnection, scope: &str, revision:
         end.bind(number).bind(scope).bind(sha256.as_slice()).execute(&mut *connection).await?;
     }
     let head = "INSERT INTO chunks (scope, place, sha256, since, der) VALUES ";
-    insert(connection, head, 4, scope, &turnover.new, |query, chunk| {
-        query.bind(chunk.place.clone()).bind(chunk.sha256.to_vec()).bind(number).bind(chunk.der.to_vec())
-    })
-    .await
+    for few in turnover.new.chunks(CHUNKS_AT_ONCE) {
+        insert(connection, head, 4, scope, few, |query, chunk| {
+            query.bind(chunk.place.clone()).bind(chunk.sha256.to_vec()).bind(number).bind(chunk.der.to_vec())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Drops what nobody may ask for any more; the rows of `lists` stay for ever.
