@@ -63,6 +63,10 @@ const SIGNER_CHECK: Duration = Duration::from_secs(60);
 const SIGNER_WARNING: Duration = Duration::from_secs(7 * 86_400);
 /// How often it is looked whether everything has become ready.
 const READY_CHECK: Duration = Duration::from_millis(10);
+/// How far everything else stands behind the threads that answer, as `nice` counts.
+const BEHIND: i32 = 10;
+/// Nobody stands further behind.
+const LAST: i32 = 19;
 
 /// Binds the public sockets of `config`, one for each thread, at `listen`.
 ///
@@ -70,6 +74,27 @@ const READY_CHECK: Duration = Duration::from_millis(10);
 /// If the address cannot be had.
 pub fn bind(listen: SocketAddr, config: &config::Server) -> anyhow::Result<Vec<TcpListener>> {
     Ok(server::bind(listen, config.threads.get())?)
+}
+
+/// For each thread of the runtime on which [`serve`] runs, when it begins: what is done there (reading changes,
+/// making lists, signing ahead) waits for those that answer, which stay where the thread is that calls this.
+pub fn stand_behind() -> impl Fn() + Send + Sync + 'static {
+    #[cfg(target_os = "linux")]
+    let ours = rustix::process::getpriority_process(None).unwrap_or(0);
+    #[cfg(not(target_os = "linux"))]
+    let ours = 0;
+    // Threads inherit from the one that starts them: it is set, not added.
+    move || be_nice(ours + BEHIND)
+}
+
+/// How far this thread, and those that it starts, stand behind others.
+fn be_nice(level: i32) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, level.min(LAST)) {
+        tracing::debug!(%error, "the priority stays as it is");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = level;
 }
 
 /// A feed that is ready to run.

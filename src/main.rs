@@ -1,13 +1,18 @@
 //! The `jarchy` command: parse the command line, run, say what went wrong.
 
 use clap::Parser;
+use jarchy::app::stand_behind;
 use jarchy::cli::Cli;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if cli.serves() {
+        runtime.on_thread_start(stand_behind());
+    }
+    let done = runtime
         .worker_threads(2)
         .enable_all()
         .build()

@@ -4,7 +4,7 @@
 //! from the database instead. Writing goes on in a thread of the lowest priority.
 
 use super::sources::DATABASE;
-use super::{Lasting, ReadyFeed, read_certificate};
+use super::{LAST, Lasting, ReadyFeed, be_nice, read_certificate};
 use crate::config::Config;
 use crate::db::{Engine, Place, Server};
 use crate::index::Index;
@@ -134,7 +134,8 @@ impl Writer {
         let (stop, stopped) = mpsc::channel();
         let (interval, ours) = (config.state.snapshot_interval, Arc::clone(&work));
         let thread = thread::Builder::new().name("index-file".to_owned()).spawn(move || {
-            lowest_priority();
+            // Nobody waits for the file.
+            be_nice(LAST);
             while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                 ours.write();
             }
@@ -167,13 +168,5 @@ impl Work {
                 tracing::warn!("{:#}: the next start reads what changed since the last one", anyhow::Error::new(error));
             }
         }
-    }
-}
-
-/// Nobody waits for the file.
-fn lowest_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
-        tracing::debug!(%error, "the priority stays as it is");
     }
 }

@@ -99,6 +99,12 @@ impl<C: Args> OnRegistry<C> {
 }
 
 impl Cli {
+    /// Whether it answers others until it is told to stop.
+    #[must_use]
+    pub const fn serves(&self) -> bool {
+        matches!(self.command, Command::Demo(_) | Command::Serve(_))
+    }
+
     /// Does what was asked for.
     ///
     /// # Errors

@@ -82,3 +82,18 @@ fn a_folder_with_something_else_in_it_is_left_alone() {
     assert!(!said.status.success() && said.err.contains("is not empty"), "{said:?}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_threads_that_answer_come_before_all_others() {
+    let demo = Demo::start();
+    // Lists and their state have been made by now.
+    demo.server.fetch("/crl/demo.crl", &demo.scratch("list"));
+    let threads = demo.server.threads();
+    let nice = |of: &str| {
+        let theirs: Vec<i32> = threads.iter().filter(|(name, _)| name.starts_with(of)).map(|(_, nice)| *nice).collect();
+        (theirs.iter().min().copied().expect(of), theirs.iter().max().copied().expect(of))
+    };
+    let answering = nice("http-").1;
+    assert!(nice("tokio-").0 > answering && nice("index-file").0 > answering, "{threads:?}");
+}

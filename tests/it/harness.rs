@@ -156,6 +156,19 @@ impl Server {
         stream
     }
 
+    /// Names of its threads, and how nice each is.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn threads(&self) -> Vec<(String, i32)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        // One may end meanwhile.
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        let thread = |stat: String| {
+            let (name, fields) = stat.split_once(" (").unwrap().1.rsplit_once(") ").unwrap();
+            (name.to_owned(), fields.split(' ').nth(16).unwrap().parse().unwrap())
+        };
+        stats.map(thread).collect()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         // The shell's own kill: no package need be there for it.
         run("sh", &["-c", &format!("kill -{name} {}", self.child.id())]).ok("kill");
