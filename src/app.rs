@@ -22,6 +22,7 @@ pub use sources::source_of;
 
 use crate::config::{self, Config, OcspSigner};
 use crate::crl::Shelf;
+use crate::db::DbError;
 use crate::feed::{Desk, Fed, Feed, Pace};
 use crate::health::Health;
 use crate::http::admin::Admin;
@@ -35,7 +36,7 @@ use crate::ocsp::{
     ResponderId, refresh,
 };
 use crate::pki::{Certificate, Clock, ClockGuard, Issuer, IssuerName, SystemClock};
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 use crate::sign::Signer;
 use crate::source::{Position, Source};
 use crate::state::State;
@@ -386,17 +387,20 @@ pub async fn open_registry(config: &Config) -> anyhow::Result<Registry> {
 }
 
 /// The same for an import of the certificates of `issuer` from its own source. With `create` it is made if it is not
-/// there, and `issuer` registered; else nothing is changed.
+/// there, and `issuer` registered; else nothing is changed, and there may be none.
 ///
 /// # Errors
 /// As [`open_registry`].
-pub async fn open_registry_for(config: &Config, issuer: &IssuerName, create: bool) -> anyhow::Result<Registry> {
+pub async fn open_registry_for(config: &Config, issuer: &IssuerName, create: bool) -> anyhow::Result<Option<Registry>> {
     if !create {
-        return Ok(Registry::open(&config.database.place).await?);
+        return match Registry::open(&config.database.place).await {
+            Err(RegistryError::Db(DbError::Missing { .. })) => Ok(None),
+            opened => Ok(Some(opened?)),
+        };
     }
     let registry = Registry::create(&config.database.place).await?;
     register(config, &registry, |settings| settings.name == *issuer).await?;
-    Ok(registry)
+    Ok(Some(registry))
 }
 
 /// Makes those issuers of `config` known that are not yet.

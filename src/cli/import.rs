@@ -94,7 +94,7 @@ impl Import {
                 let those = if *fate == Fate::LeftOut { &mut tally.refused } else { &mut tally.amended };
                 those.push(format!("{name}: {why}"));
             }
-            self.take(&registry, &issuer, &page.rows, source.knows_issued(), &audit, &mut tally).await?;
+            self.take(registry.as_ref(), &issuer, &page.rows, source.knows_issued(), &audit, &mut tally).await?;
             bar.set_message(format!("{} rows", tally.new + tally.updated + tally.already + tally.refused.len()));
             after = page.next;
             if after.is_none() {
@@ -102,13 +102,15 @@ impl Import {
             }
         }
         bar.finish_and_clear();
-        registry.close().await;
+        if let Some(registry) = registry {
+            registry.close().await;
+        }
         self.report(&tally, &issuer, out)
     }
 
     async fn take(
         &self,
-        registry: &Registry,
+        registry: Option<&Registry>,
         issuer: &IssuerName,
         rows: &[Row],
         knows_issued: bool,
@@ -116,29 +118,33 @@ impl Import {
         tally: &mut Tally,
     ) -> anyhow::Result<()> {
         let mut new = Vec::new();
+        let to_write = registry.filter(|_| !self.dry_run);
         for row in rows {
-            let known = registry.get(issuer, &row.serial).await?;
+            let known = match registry {
+                Some(registry) => registry.get(issuer, &row.serial).await?,
+                None => None,
+            };
             let step = match known {
                 None => self.add(row, issuer, knows_issued),
                 Some(known) => compare(&known.status, row),
             };
-            let done = match step {
-                Step::Refuse(why) => {
+            let done = match (step, to_write) {
+                (Step::Refuse(why), _) => {
                     tally.refused.push(format!("serial {}: {why}", row.serial));
                     continue;
                 }
-                Step::Add(certificate) => {
+                (Step::Add(certificate), _) => {
                     new.push(*certificate);
                     continue;
                 }
-                Step::Nothing => {
+                (Step::Nothing, _) => {
                     tally.already += 1;
                     continue;
                 }
-                _ if self.dry_run => Ok(()),
-                Step::Hold(serial) => registry.hold(issuer, &serial, audit).await.map(drop),
-                Step::Release(serial) => registry.release(issuer, &serial, audit).await.map(drop),
-                Step::Revoke(serial, Revocation { at, reason, invalidity_date }) => {
+                (_, None) => Ok(()),
+                (Step::Hold(serial), Some(registry)) => registry.hold(issuer, &serial, audit).await.map(drop),
+                (Step::Release(serial), Some(registry)) => registry.release(issuer, &serial, audit).await.map(drop),
+                (Step::Revoke(serial, Revocation { at, reason, invalidity_date }), Some(registry)) => {
                     let order = Order { reason, at: Some(at), invalidity_date };
                     registry.revoke(issuer, &serial, &order, audit).await.map(drop)
                 }
@@ -149,10 +155,10 @@ impl Import {
                 Err(error) => tally.refused.push(format!("serial {}: {error}", row.serial)),
             }
         }
-        if self.dry_run {
+        let Some(registry) = to_write else {
             tally.new += new.len();
             return Ok(());
-        }
+        };
         for (answer, certificate) in registry.add(&new, audit).await?.into_iter().zip(&new) {
             match answer {
                 Ok(Added::New) => tally.new += 1,

@@ -523,6 +523,10 @@ fn an_import_takes_over_what_is_there_goes_on_and_brings_up_to_date() {
     let config = ca.path("jarchy.toml");
     let import = |more: &[&str]| jarchy(&[&["import", "--config", text(&config)], more].concat());
 
+    // Before there is any database.
+    let said = import(&["--dry-run"]);
+    contains(&said.out, "issuer main: 4 certificates would be added, 0 would be brought up to date").unwrap();
+    assert!(!ca.path("issuance.db").exists());
     let refused = ca.path("refused.txt");
     let said = import(&["--report", text(&refused)]);
     assert_eq!(said.status.code(), Some(3), "{said:#?}");
