@@ -447,7 +447,10 @@ impl<S: Source> Feed<S> {
     /// A certificate left the database. A good one of which the database says so is let go of; whatever else
     /// is not there any more keeps its last status.
     fn gone(&mut self, gone: Gone, now: Time) {
-        let (Gone::Deleted(key) | Gone::Missing(key)) = &gone;
+        let key = match &gone {
+            Gone::Deleted(key) | Gone::Missing(key) => key,
+            Gone::Odd(name) => return self.doubts.mended(name),
+        };
         if self.doubts.any_rows() {
             self.doubts.mended(&key.to_string());
         }

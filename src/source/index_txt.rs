@@ -37,6 +37,8 @@ pub struct IndexTxt {
     /// A hash of the line of each certificate that was given; enough to know what changed.
     known: HashMap<Serial, u64>,
     hash: FixedState,
+    /// Lines that were told and name no certificate, by the names they were told under.
+    nameless: HashSet<String>,
     /// Whether everything was given once.
     loaded: bool,
     /// What is being given page by page.
@@ -66,6 +68,7 @@ impl IndexTxt {
             poll,
             known: HashMap::new(),
             hash: FixedState::with_seed(RandomState::new().hash_one(0)),
+            nameless: HashSet::new(),
             loaded: false,
             paging: None,
             changed: VecDeque::new(),
@@ -120,10 +123,10 @@ impl IndexTxt {
     /// Finds what differs from what was given before.
     fn compare(&mut self, text: &[u8], stamp: Stamp) {
         let mut known = std::mem::take(&mut self.known);
-        let mut lines = 0;
+        let (mut lines, mut nameless) = (0, HashSet::new());
         for (number, line) in lines_of(text) {
             let Some(serial) = serial_of(&line) else {
-                self.odd_line(&line, number, stamp);
+                nameless.extend(self.odd_line(&line, number, stamp));
                 continue;
             };
             lines += 1;
@@ -135,6 +138,8 @@ impl IndexTxt {
                 self.changed.extend(doubt.map(Change::Odd));
             }
         }
+        self.changed.extend(self.nameless.difference(&nameless).cloned().map(Gone::Odd).map(Change::Gone));
+        self.nameless = nameless;
         // Only then can any be gone.
         if known.len() > lines {
             let present: HashSet<Serial> = lines_of(text).filter_map(|(_, line)| serial_of(&line)).collect();
@@ -150,10 +155,12 @@ impl IndexTxt {
         self.changing = Some(stamp);
     }
 
-    fn odd_line(&mut self, line: &str, number: usize, stamp: Stamp) {
-        if let Some((Err(odd), _)) = self.read(line, number, stamp) {
-            self.changed.push_back(Change::Odd(odd));
-        }
+    /// Tells of a line that names no certificate; under which name.
+    fn odd_line(&mut self, line: &str, number: usize, stamp: Stamp) -> Option<String> {
+        let (Err(odd), _) = self.read(line, number, stamp)? else { return None };
+        let name = odd.name.clone();
+        self.changed.push_back(Change::Odd(odd));
+        Some(name)
     }
 }
 
@@ -214,7 +221,12 @@ impl Source for IndexTxt {
             }
             match row {
                 Ok(row) => rows.push(row),
-                Err(why) => odd.push(why),
+                Err(why) => {
+                    if why.key.is_none() {
+                        self.nameless.insert(why.name.clone());
+                    }
+                    odd.push(why);
+                }
             }
         }
         let next = lines.next().map(|(number, _)| PageKey((number - 1).to_string()));

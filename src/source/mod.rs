@@ -98,13 +98,15 @@ impl OddRow {
     }
 }
 
-/// A certificate that the database had and has no more.
+/// What the database had and has no more.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Gone {
     /// The database itself recorded that it was deleted.
     Deleted(Key),
     /// It is just not there any more; not believed before an operator confirms it.
     Missing(Key),
+    /// A row that was told as an [`OddRow`] of this name, and named no certificate.
+    Odd(String),
 }
 
 /// Where the change stream has been read to: opaque to everyone but the adapter, and of use after a restart.

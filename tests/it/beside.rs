@@ -233,6 +233,11 @@ fn a_half_written_index_is_not_taken_for_the_truth_and_a_line_that_is_none_is_na
     });
     contains(&ca.ask(&server, "one"), "one.crt: good").unwrap();
 
+    fs::write(ca.path("index.txt"), format!("{index}V\tnever\n")).unwrap();
+    wait_until("a line that names nothing is told", || {
+        contains(&health(&server), "index.txt, line 4: the row is left out: 2 fields where six are expected")
+    });
+
     // What can be read of a revocation counts, and what cannot is told, for as long as it stands there.
     let strange = |index: &str| index.replace(",keyCompromise\t", ",stolen\t");
     fs::write(ca.path("index.txt"), strange(&index)).unwrap();
