@@ -318,6 +318,8 @@ impl<S: Source> Feed<S> {
         let as_of = self.clock.now();
         let head = self.read("its newest change", S::head).await?;
         self.doubts.clear_rows();
+        // What an earlier one that was broken off has read is known already.
+        self.issuers.values().for_each(|fed| fed.index.settle());
         let asked = self.reconcile.take().map(|interrupted| interrupted.asked).unwrap_or_default();
         let (first, expected) = (!self.is_complete(), self.expected());
         let mut after = None;
@@ -399,42 +401,44 @@ impl<S: Source> Feed<S> {
     async fn believe(&mut self, rows: Vec<Row>, as_of: Time, loading: bool) -> (Believed, u64) {
         let mut believed: HashMap<IssuerName, Vec<(Serial, Record)>> = HashMap::new();
         let (mut seen, read_at) = (0, self.clock.now());
-        for row in rows {
-            let Some((issuer, fed)) = self.issuers.get_key_value(&*row.issuer) else {
-                self.doubts.stranger(&row.issuer);
-                self.metrics.strangers.inc();
+        for rows in rows.chunk_by(|row, next| row.issuer == next.issuer) {
+            let Some(name) = rows.first().map(|row| &*row.issuer) else { continue };
+            let Some((issuer, fed)) = self.issuers.get_key_value(name) else {
+                self.doubts.stranger(name);
+                self.metrics.strangers.inc_by(u64::try_from(rows.len()).unwrap_or(0));
                 continue;
             };
-            let known = fed.index.view().get(&row.serial);
-            let name = || name(issuer, &row.serial);
-            let missed = !self.vanished.is_empty() && self.vanished.found(issuer.as_str(), &row.serial);
-            match (&known, &mut self.reconcile) {
-                (Some(_), _) => seen += u64::from(!missed),
-                (None, Some(run)) => _ = run.fresh.insert((issuer.clone(), row.serial)),
-                (None, None) => {}
-            }
-            if let Some(part) = fed.parts.of(&row)
-                && !fed.index.assign(&[(row.serial, part)]).is_empty()
-            {
-                self.doubts.row(name(), "the database moved it to another CRL; it stays in its own");
-            }
-            match judge(&row, fed, known.as_ref(), as_of, read_at, loading && !fed.index.is_complete()) {
-                Ok(record) => {
-                    if self.doubts.any_rows() {
-                        self.doubts.mended(&name());
-                    }
-                    let was = known.map_or(Status::Good, |known| known.status);
-                    if was != record.status {
-                        self.memory.note(issuer, row.serial, &record);
-                    }
-                    match believed.get_mut(issuer) {
-                        Some(records) => records.push((row.serial, record)),
-                        None => _ = believed.insert(issuer.clone(), vec![(row.serial, record)]),
-                    }
+            let (view, loading) = (fed.index.view(), loading && !fed.index.is_complete());
+            let records = believed.entry(issuer.clone()).or_default();
+            records.reserve(rows.len());
+            for row in rows {
+                let known = view.get(&row.serial);
+                let name = || key(row).to_string();
+                let missed = !self.vanished.is_empty() && self.vanished.found(issuer.as_str(), &row.serial);
+                match (&known, &mut self.reconcile) {
+                    (Some(_), _) => seen += u64::from(!missed),
+                    (None, Some(run)) => _ = run.fresh.insert((issuer.clone(), row.serial)),
+                    (None, None) => {}
                 }
-                Err(doubt) => {
-                    if self.doubts.row(name(), doubt) {
-                        self.metrics.refused.inc();
+                if let Some(part) = fed.parts.of(row)
+                    && !fed.index.assign(&[(row.serial, part)]).is_empty()
+                {
+                    self.doubts.row(name(), "the database moved it to another CRL; it stays in its own");
+                }
+                match judge(row, fed, known.as_ref(), as_of, read_at, loading) {
+                    Ok(record) => {
+                        if self.doubts.any_rows() {
+                            self.doubts.mended(&name());
+                        }
+                        if known.map_or(Status::Good, |known| known.status) != record.status {
+                            self.memory.note(issuer, row.serial, &record);
+                        }
+                        records.push((row.serial, record));
+                    }
+                    Err(doubt) => {
+                        if self.doubts.row(name(), doubt) {
+                            self.metrics.refused.inc();
+                        }
                     }
                 }
             }
@@ -581,7 +585,6 @@ impl<S: Source> Feed<S> {
     /// they were first read has been taken in, the feed has missed.
     async fn hear(&mut self, run: &mut Reconcile) -> Result<(), SourceError> {
         let sampled = self.clock.now();
-        let key = |row: &Row| Key { issuer: Arc::clone(&row.issuer), serial: row.serial.as_bytes().to_vec() };
         let suspects: HashMap<Key, &Row> = run.suspects.iter().map(|row| (key(row), row)).collect();
         let keys: Vec<Key> = suspects.keys().cloned().collect();
         let (rows, odd) = within(self.pace.read_time, "single rows", self.source.reread(&keys)).await?;
@@ -735,9 +738,9 @@ impl<S: Source> Feed<S> {
 /// Records to apply, by issuer.
 type Believed = Vec<(IssuerName, Vec<(Serial, Record)>)>;
 
-/// As [`Key`] displays it.
-fn name(issuer: &IssuerName, serial: &Serial) -> String {
-    Key { issuer: issuer.as_str().into(), serial: serial.as_bytes().to_vec() }.to_string()
+/// What names the row's certificate.
+fn key(row: &Row) -> Key {
+    Key { issuer: Arc::clone(&row.issuer), serial: row.serial.as_bytes().to_vec() }
 }
 
 /// What `reading` comes to, unless it takes longer than `time`.

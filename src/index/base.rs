@@ -14,6 +14,7 @@ use super::overlay::{self, Overlay, Update};
 use super::segment::{Entry, Row, Segment};
 use crate::pki::{Serial, Time};
 use foldhash::quality::FixedState;
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -112,7 +113,11 @@ impl Base {
     }
 
     pub(super) fn get(&self, serial: &Serial) -> Option<Entry> {
-        let hash = self.hash.of(serial.as_bytes());
+        self.find(self.hash.of(serial.as_bytes()), serial)
+    }
+
+    /// As [`Base::get`], where the hash is known.
+    pub(super) fn find(&self, hash: u64, serial: &Serial) -> Option<Entry> {
         self.directory.get(self.slot(hash))?.get(hash, serial)
     }
 
@@ -302,11 +307,11 @@ impl<'a> Editor<'a> {
         let (first, _) = self.place(hash);
         let Some(part) = self.base.directory.get(first).cloned() else { return };
         let changes = match part.overlay {
-            None => updates.to_vec(),
+            None => Cow::Borrowed(updates),
             Some(overlay) => {
                 let mut overlay = Overlay::clone(&overlay);
                 updates.iter().for_each(|update| overlay.insert(*update));
-                overlay.sorted()
+                Cow::Owned(overlay.sorted())
             }
         };
         let prefix = top(hash, part.segment.bits);
@@ -363,6 +368,11 @@ impl Merge<'_> {
 /// Builds what has `prefix` as the top `bits` of its hash, as one segment or, if it is too much, as several.
 fn build(directory_bits: &mut u32, directory: &mut Vec<Part>, merge: &Merge<'_>, bits: u32, prefix: u64) {
     let whole = bits == merge.segment.bits;
+    let (from, to) = (
+        merge.changes.partition_point(|change| top(change.hash, bits) < prefix),
+        merge.changes.partition_point(|change| top(change.hash, bits) <= prefix),
+    );
+    let merge = &Merge { changes: merge.changes.get(from..to).unwrap_or_default(), ..*merge };
     let ours = || merge.rows().skip_while(move |row| top(row.hash(), bits) < prefix);
     let ours = || ours().take_while(move |row| top(row.hash(), bits) == prefix);
     let most = merge.segment.len() + merge.changes.len();

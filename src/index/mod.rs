@@ -277,17 +277,22 @@ impl Index {
     }
 
     /// As [`Index::load`], for one page of very many rows: certificates that are good and were not known may
-    /// wait until [`Index::settle`], so that the index is not rewritten for each page.
+    /// wait until [`Index::settle`], so that the index is not rewritten for each page. Before the index is complete
+    /// all of them do, since nobody is told of them then.
     pub fn stage(&self, page: Vec<(Serial, Record)>) {
         let mut writer = lock(&self.writer);
+        let Writer { staging, assigned, .. } = &mut *writer;
         let view = self.view.load_full();
         let mut at_once = Vec::new();
         for (serial, record) in page {
-            let shard = writer.assigned.get(&serial).copied();
+            let shard = assigned.get(&serial).copied();
             let entry = Entry { record, shard };
-            if record.status == Status::Good && view.get(&serial).is_none() {
-                writer.assigned.remove(&serial);
-                writer.staging.push(view.base.hash().of(serial.as_bytes()), &serial, &entry);
+            let hash = view.base.hash().of(serial.as_bytes());
+            if record.status == Status::Good && view.base.find(hash, &serial).is_none() {
+                if shard.is_some() {
+                    assigned.remove(&serial);
+                }
+                staging.push(hash, &serial, &entry);
             } else {
                 at_once.push((serial, entry));
             }
@@ -295,7 +300,7 @@ impl Index {
         drop(view);
         self.take_in(&mut writer, at_once);
         let eighth = usize::try_from(self.issued() / 8).unwrap_or(usize::MAX);
-        if writer.staging.len() >= STAGED.max(eighth) {
+        if self.is_complete() && writer.staging.len() >= STAGED.max(eighth) {
             self.settle_now(&mut writer);
         }
     }
@@ -309,13 +314,25 @@ impl Index {
         if writer.staging.len() == 0 {
             return;
         }
-        let segments = self.view.load().base.len();
-        for mut rows in writer.staging.take(segments) {
+        let view = self.view.load_full();
+        let pieces = writer.staging.take(view.base.len(), view.base.hash().clone());
+        drop(view);
+        for mut rows in pieces {
             let view = self.view.load_full();
             // What has come by another way since then is newer.
-            rows.retain(|(serial, _)| view.base.get(serial).is_none());
+            rows.retain(|row| view.base.find(row.hash, &row.serial).is_none());
+            if !writer.assigned.is_empty() {
+                for row in &mut rows {
+                    let told = writer.assigned.remove(&row.serial);
+                    row.entry = row.entry.map(|entry| Entry { shard: entry.shard.or(told), ..entry });
+                }
+            }
+            let mut editor = Editor::new(&view.base, &mut writer.due, self.forget_before());
+            editor.put_all(&rows);
+            let base = editor.finish();
             drop(view);
-            self.take_in(writer, rows);
+            self.issued.fetch_add(u64::try_from(rows.len()).unwrap_or(0), Ordering::Relaxed);
+            self.publish(writer, base);
         }
     }
 

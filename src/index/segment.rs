@@ -79,7 +79,7 @@ const TAIL: usize = 128;
 const TAG: usize = 1;
 const DATE: usize = 4;
 /// Octets of a time in a column: 40 bits of seconds reach from 15000 BC to AD 19000.
-const TIME: usize = 5;
+pub(super) const TIME: usize = 5;
 /// Octets of the three times of a revocation and its reason, of a SHA-256, of a shard's number.
 const REVOKED: usize = 3 * TIME + 1;
 const HASH: usize = 32;

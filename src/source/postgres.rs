@@ -11,6 +11,10 @@
 //! each is asked for by its number until it has ended. What a standby proves reaches up to the heartbeat that a reader of the primary writes, or up to the last commit
 //! that was replayed.
 //!
+//! A load is one long `COPY`, of which the next pages are read while one is taken in. A standby may cancel it for the
+//! replay's sake, a server that bounds its statements for their sake; so after a load that was broken off the next one
+//! asks for each page by itself, as a reconcile always does, which rests in between.
+//!
 //! Invariants: rows, the cursor that covers them, and what proves that the log is the same one as before
 //! come out of one statement, hence one snapshot. A crash of the server that takes numbers of transactions
 //! back cannot hide any: numbers beyond the newest row seen count as unread.
@@ -20,22 +24,28 @@ use super::{Batch, Currency, Gone, Key, OddRow, Page, PageKey, Position, Row, So
 use crate::db::{Mode, Server};
 use crate::pki::Time;
 use crate::registry;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgListener, PgRow};
+use sqlx::postgres::{PgConnection, PgListener, PgPool, PgRow};
 use sqlx::{Postgres, Row as _};
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Changes of one batch.
 const BATCH: i64 = 1_000;
-/// Pages of so many rows are those of a load: the next one is read while one is taken in.
+/// Pages of so many rows are those of a load.
 const LARGE: usize = 5_000;
+/// Pages of a load that wait to be taken in, at most.
+const AHEAD: usize = 2;
+/// Where all pages of a load but the first begin.
+const STREAMED: &str = "the next of the load";
 /// How often a primary's heartbeat is written.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -53,36 +63,31 @@ pub struct PostgresSource {
     server: Server,
     poll: Duration,
     open: Option<Open>,
+    /// Whether the last load was broken off, so that the next one is careful.
+    broken_off: bool,
 }
 
 #[derive(Debug)]
 struct Open {
+    pool: PgPool,
     connection: PoolConnection<Postgres>,
-    /// Copies pages; taken while it is at work.
-    copier: Option<PgConnection>,
     /// Wakes when something was committed or the listener is lost; `None` on a standby.
     woken: Option<Arc<Notify>>,
     /// The listener; it ends with this, or when its connection does.
     listening: JoinSet<()>,
     /// When the heartbeat was last written; `None` where that is not allowed.
     beat: Option<Instant>,
-    /// The page that is read ahead.
-    ahead: Option<Ahead>,
+    /// The load that is under way.
+    load: Option<Load>,
     /// Of which database what has been read, for waiting.
     seen: Option<(String, Cursor)>,
 }
 
+/// The pages of a load as they are read, on a connection of their own; whoever lets go of this ends it.
 #[derive(Debug)]
-struct Ahead {
-    after: Option<PageKey>,
-    at_most: usize,
-    page: JoinHandle<Result<(Page, PgConnection), SourceError>>,
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.page.abort();
-    }
+struct Load {
+    pages: mpsc::Receiver<Result<Page, SourceError>>,
+    _reading: JoinSet<()>,
 }
 
 /// Which transactions have been read; see the module's text.
@@ -197,7 +202,7 @@ impl PostgresSource {
     /// Reads the database on `server`; on a standby looks for changes every `poll`.
     #[must_use]
     pub const fn new(server: Server, poll: Duration) -> Self {
-        Self { server, poll, open: None }
+        Self { server, poll, open: None, broken_off: false }
     }
 
     fn open_now(&mut self) -> Result<&mut Open, SourceError> {
@@ -378,7 +383,9 @@ impl Look {
 
 impl Source for PostgresSource {
     async fn open(&mut self) -> Result<(), SourceError> {
-        self.open = None;
+        if let Some(open) = self.open.take() {
+            self.broken_off = open.load.is_some();
+        }
         let pool = self.server.postgres(&registry::SERVER_KIND, Mode::ReadOnly).await?;
         let mut connection = pool.acquire().await?;
         // Only heartbeats are written here, and none is worth waiting for.
@@ -396,8 +403,7 @@ impl Source for PostgresSource {
             woken = Some(wake);
         }
         let beat = may_beat.then(|| Instant::now() - BEAT);
-        let copier = Some(pool.acquire().await?.detach());
-        self.open = Some(Open { connection, copier, woken, listening, beat, ahead: None, seen: None });
+        self.open = Some(Open { pool, connection, woken, listening, beat, load: None, seen: None });
         Ok(())
     }
 
@@ -423,25 +429,24 @@ impl Source for PostgresSource {
     }
 
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
+        let streams = at_most >= LARGE && !self.broken_off;
         let open = self.open_now()?;
-        let ahead = match open.ahead.take() {
-            Some(ahead) if ahead.after.as_ref() == after && ahead.at_most == at_most => Some(ahead),
-            Some(mut other) => {
-                open.copier = Some(joined((&mut other.page).await)?.1);
-                None
+        match after {
+            Some(PageKey(key)) if key == STREAMED => {}
+            None if streams => {
+                let (sender, pages) = mpsc::channel(AHEAD);
+                let mut reading = JoinSet::new();
+                reading.spawn(stream(open.pool.acquire().await?.detach(), at_most, sender));
+                open.load = Some(Load { pages, _reading: reading });
             }
-            None => None,
-        };
-        let (page, copier) = match (ahead, open.copier.take()) {
-            (Some(mut ahead), _) => joined((&mut ahead.page).await)?,
-            (None, Some(copier)) => read_page(copier, after.cloned(), at_most).await?,
-            (None, None) => return Err(SourceError::Content("the connection that copies was lost".to_owned())),
-        };
-        if at_most >= LARGE && page.next.is_some() {
-            let next = tokio::spawn(read_page(copier, page.next.clone(), at_most));
-            open.ahead = Some(Ahead { after: page.next.clone(), at_most, page: next });
-        } else {
-            open.copier = Some(copier);
+            _ => return read_page(&mut open.connection, after, at_most).await,
+        }
+        let load = open.load.as_mut();
+        let load = load.ok_or_else(|| SourceError::Content("the load was broken off".to_owned()))?;
+        let ended = || Err(SourceError::Content("reading the pages of a load ended abnormally".to_owned()));
+        let page = load.pages.recv().await.unwrap_or_else(ended)?;
+        if page.next.is_none() {
+            open.load = None;
         }
         Ok(page)
     }
@@ -515,18 +520,36 @@ impl Source for PostgresSource {
     }
 }
 
-fn joined<T>(outcome: Result<Result<T, SourceError>, tokio::task::JoinError>) -> Result<T, SourceError> {
-    outcome.unwrap_or_else(|error| Err(SourceError::Content(format!("reading a page ended abnormally: {error}"))))
+/// Hands over the whole table, page by page, until nobody takes them any more.
+async fn stream(mut connection: PgConnection, at_most: usize, pages: mpsc::Sender<Result<Page, SourceError>>) {
+    let sql = concat!("COPY (SELECT issuer, ", columns!(), " FROM jarchy.certificates) TO STDOUT (FORMAT binary)");
+    let mut copy = match Copy::begin(&mut connection, sql).await {
+        Ok(copy) => copy,
+        Err(error) => {
+            // Who has gone needs no answer.
+            _ = pages.send(Err(error)).await;
+            return;
+        }
+    };
+    loop {
+        let page = copy.page(at_most).await.map(|(mut page, rows)| {
+            page.next = (rows == at_most).then(|| PageKey(STREAMED.to_owned()));
+            page
+        });
+        let goes_on = page.as_ref().is_ok_and(|page| page.next.is_some());
+        if pages.send(page).await.is_err() || !goes_on {
+            return;
+        }
+    }
 }
 
-/// One page by `COPY` in binary, which costs both sides a fraction of what a query does. A connection that is
-/// given up in the middle of it is of no use any more.
+/// One page, by the order of the key. A connection that is given up in the middle of it is of no use any more.
 async fn read_page(
-    mut connection: PgConnection,
-    after: Option<PageKey>,
+    connection: &mut PgConnection,
+    after: Option<&PageKey>,
     at_most: usize,
-) -> Result<(Page, PgConnection), SourceError> {
-    let (issuer, serial) = after.as_ref().and_then(|PageKey(key)| key.split_once('/')).unwrap_or_default();
+) -> Result<Page, SourceError> {
+    let (issuer, serial) = after.and_then(|PageKey(key)| key.split_once('/')).unwrap_or_default();
     // Both are hex, which no quote can leave.
     let sql = format!(
         concat!(
@@ -539,30 +562,48 @@ async fn read_page(
         serial = serial,
         at_most = at_most
     );
-    let mut stream = connection.copy_out_raw(&sql).await?;
-    let (mut page, mut copied, mut name) = (Page { rows: Vec::new(), odd: Vec::new(), next: None }, 0, Arc::from(""));
-    let mut last = (Arc::from(""), Vec::new());
-    while let Some(message) = poll_fn(|context| stream.as_mut().poll_next(context)).await {
-        let message = message?;
-        let Some(mut fields) = copy::tuple(&message) else { continue };
+    let mut copy = Copy::begin(connection, &sql).await?;
+    // To the end, so that the connection is free again.
+    let (mut page, rows) = copy.page(usize::MAX).await?;
+    page.next = (rows >= at_most).then(|| PageKey(format!("{}/{}", hex(copy.issuer.as_bytes()), hex(&copy.serial))));
+    Ok(page)
+}
+
+/// The rows of a `COPY` in binary, which costs both sides a fraction of what a query does.
+struct Copy<'a> {
+    messages: BoxStream<'a, Result<Bytes, sqlx::Error>>,
+    /// Whose row came last.
+    issuer: Arc<str>,
+    serial: Vec<u8>,
+}
+
+impl<'a> Copy<'a> {
+    async fn begin(connection: &'a mut PgConnection, sql: &str) -> Result<Self, SourceError> {
+        let messages = connection.copy_out_raw(sql).await?;
+        Ok(Self { messages, issuer: Arc::from(""), serial: Vec::new() })
+    }
+
+    /// The next rows and how many there were; fewer than `at_most` are the last.
+    async fn page(&mut self, at_most: usize) -> Result<(Page, usize), SourceError> {
         let unreadable = || SourceError::Content("what COPY sent cannot be read".to_owned());
-        let issuer = fields.next().flatten().and_then(|name| str::from_utf8(name).ok()).ok_or_else(unreadable)?;
-        let issuer = interned(&mut name, issuer);
-        let columns = copy::columns(&mut fields).ok_or_else(unreadable)?;
-        copied += 1;
-        if copied >= at_most {
-            last = (Arc::clone(&issuer), columns.serial.to_vec());
+        let (mut page, mut rows) = (Page { rows: Vec::new(), odd: Vec::new(), next: None }, 0);
+        while rows < at_most
+            && let Some(message) = self.messages.try_next().await?
+        {
+            let Some(mut fields) = copy::tuple(&message) else { continue };
+            let issuer = fields.next().flatten().and_then(|name| str::from_utf8(name).ok()).ok_or_else(unreadable)?;
+            let issuer = interned(&mut self.issuer, issuer);
+            let columns = copy::columns(&mut fields).ok_or_else(unreadable)?;
+            self.serial.clear();
+            self.serial.extend_from_slice(columns.serial);
+            rows += 1;
+            match columns.row(&issuer) {
+                Ok(row) => page.rows.push(row),
+                Err(odd) => page.odd.push(odd),
+            }
         }
-        match columns.row(&issuer) {
-            Ok(row) => page.rows.push(row),
-            Err(odd) => page.odd.push(odd),
-        }
+        Ok((page, rows))
     }
-    if copied >= at_most {
-        page.next = Some(PageKey(format!("{}/{}", hex(last.0.as_bytes()), hex(&last.1))));
-    }
-    drop(stream);
-    Ok((page, connection))
 }
 
 /// The binary format of `COPY`: a head, then for each row the number of its fields and each field with its

@@ -70,19 +70,17 @@ fn pages_hold_every_column_and_follow_each_other() {
         database.sql(&format!("{}; {}", revoke(24_999), "UPDATE jarchy.certificates SET shard = 7, invalidity_date = 1790000001, sha256 = sha256('x'), actor = 'x' WHERE status = 'revoked'"));
         let mut source = opened(&database.url()).await;
         for size in [10_000, 1_000] {
-            let (mut after, mut seen, mut revoked) = (None, Vec::new(), Vec::new());
-            loop {
-                let page = source.page(after.as_ref(), size).await.unwrap();
+            let (mut seen, mut revoked) = (Vec::new(), Vec::new());
+            for page in pages(&mut source, size).await.unwrap() {
                 assert!(page.rows.len() <= size && page.odd.is_empty());
                 seen.extend(page.rows.iter().map(|row| row.serial));
                 revoked.extend(page.rows.into_iter().filter(|row| row.status != Status::Good));
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
             }
+            let in_order = seen.is_sorted_by(|a, b| a.as_bytes() < b.as_bytes());
+            assert_eq!(in_order, size < LARGE, "a load takes them as they come: the one that was changed last");
+            seen.sort_unstable_by_key(|serial| serial.as_bytes().to_vec());
+            seen.dedup();
             assert_eq!(seen.len(), 25_000);
-            assert!(seen.is_sorted_by(|a, b| a.as_bytes() < b.as_bytes()));
             let [row] = revoked.try_into().unwrap();
             let key = Key { issuer: "demo".into(), serial: row.serial.as_bytes().to_vec() };
             assert_eq!(row.status.revocation().unwrap().invalidity_date, Some(Time::from_unix(1_790_000_001)));
@@ -91,6 +89,98 @@ fn pages_hold_every_column_and_follow_each_other() {
             assert_eq!(source.reread(&[unknown, key]).await.unwrap().0, [row]);
         }
     });
+}
+
+/// More than the connection and what is read ahead can hold.
+fn fill(database: &Database<'_>) {
+    database.sql(&format!("SET session_replication_role = replica; {}", LONG));
+}
+
+const LONG: &str = "INSERT INTO jarchy.certificates(issuer, serial, not_before, not_after, changed_at) \
+    SELECT 'demo', convert_to('d' || lpad(n::text, 18, '0'), 'UTF8'), 1790000000, 1821536000, 1790000000 \
+    FROM generate_series(1, 300000) n";
+
+#[test]
+fn a_load_given_up_in_the_middle_is_begun_anew_and_done_page_by_page() {
+    let Some(server) = TestServer::shared(Engine::Postgres) else { return };
+    run(async {
+        let database = made(server).await;
+        fill(&database);
+        let mut source = opened(&database.url()).await;
+        let first = source.page(None, LARGE).await.unwrap();
+        assert_eq!((first.rows.len(), first.next.as_ref()), (LARGE, Some(&PageKey(STREAMED.to_owned()))));
+        // The reading is dropped while it waits, as by a time-out.
+        let hold = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY%' \
+                    AND state = 'active' AND pid <> pg_backend_pid()";
+        assert_eq!(database.sql(hold).trim(), "1", "it is read ahead");
+        source.open().await.unwrap();
+        within_30_s(|| database.sql(hold).trim() == "0");
+        let lost = source.page(first.next.as_ref(), LARGE).await.unwrap_err();
+        assert!(lost.to_string().contains("broken off"), "{lost}");
+        for (manner, streamed) in [("careful", false), ("as at first", true)] {
+            let first = source.page(None, LARGE).await.unwrap();
+            assert_eq!(first.next == Some(PageKey(STREAMED.to_owned())), streamed, "{manner}");
+            assert_eq!(rows(&pages(&mut source, LARGE).await.unwrap()), 300_003, "{manner}");
+            source.open().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_load_from_a_standby_that_stands_in_the_way_of_the_replay_is_done_page_by_page() {
+    let Some(primary) = TestServer::start(Engine::Postgres, &[]) else { return };
+    run(async {
+        let shared = primary.database();
+        let at: Server = shared.url().parse().unwrap();
+        at.postgres(&registry::SERVER_KIND, Mode::Create).await.unwrap().close().await;
+        shared.sql(DEMO);
+        fill(&shared);
+        let mut standby = TestServer::standby_of(&primary);
+        standby.restart_with(&["-c", "max_standby_streaming_delay=0"]);
+        let mut source = opened(&standby.url(&shared.name)).await;
+        let mut after = source.page(None, LARGE).await.unwrap().next;
+        // Takes away what the load's snapshot still shows.
+        shared.sql("UPDATE jarchy.certificates SET holder = 'x' WHERE serial < 'd000000000000010000'");
+        shared.sql("VACUUM jarchy.certificates");
+        // The load is cancelled at once, or as soon as somebody reads of it, for which the replay waits.
+        let startup = standby.sql(&shared.name, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'");
+        let title = format!("/proc/{}/cmdline", startup.trim());
+        let waits = || std::fs::read_to_string(&title).is_ok_and(|title| title.contains("waiting"));
+        within_30_s(|| waits() || standby.log().contains("conflict with recovery"));
+        let cancelled = loop {
+            match source.page(after.as_ref(), LARGE).await {
+                Ok(page) => {
+                    assert!(page.next.is_some(), "the load came to its end");
+                    after = page.next;
+                }
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(cancelled.contains("conflict with recovery"), "{cancelled}");
+        source.open().await.unwrap();
+        assert_eq!(rows(&pages(&mut source, LARGE).await.unwrap()), 300_000);
+    });
+}
+
+fn within_30_s(met: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !met() {
+        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// All pages of a table.
+async fn pages(source: &mut PostgresSource, at_most: usize) -> Result<Vec<Page>, SourceError> {
+    let mut pages = vec![source.page(None, at_most).await?];
+    while let Some(after) = pages.last().and_then(|page| page.next.clone()) {
+        pages.push(source.page(Some(&after), at_most).await?);
+    }
+    Ok(pages)
+}
+
+fn rows(pages: &[Page]) -> usize {
+    pages.iter().map(|page| page.rows.len()).sum()
 }
 
 #[test]
