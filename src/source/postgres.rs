@@ -49,6 +49,12 @@ const STREAMED: &str = "the next of the load";
 /// How often a primary's heartbeat is written.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// Only heartbeats are written here, and none is worth waiting for. What is asked is the same each time and touches a few
+/// rows that an index finds; but of tables that were filled a moment ago the server has no statistics: it expects very
+/// many, reads all of a table, or compiles for 300 ms.
+const SESSION: &str = "SET synchronous_commit = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+
 /// What `certificates` says, in the order in which it is decoded.
 macro_rules! columns {
     () => {
@@ -388,8 +394,7 @@ impl Source for PostgresSource {
         }
         let pool = self.server.postgres(&registry::SERVER_KIND, Mode::ReadOnly).await?;
         let mut connection = pool.acquire().await?;
-        // Only heartbeats are written here, and none is worth waiting for.
-        sqlx::query("SET synchronous_commit = off").execute(&mut *connection).await?;
+        sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
         let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await?;
         let may_beat = "SELECT NOT pg_is_in_recovery() AND has_table_privilege('jarchy.heartbeat', 'UPDATE')";
         let may_beat: bool = sqlx::query_scalar(may_beat).fetch_one(&mut *connection).await?;
