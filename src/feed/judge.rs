@@ -2,7 +2,7 @@
 
 use super::Fed;
 use crate::index::Record;
-use crate::pki::{Reason, Status, Time};
+use crate::pki::{Reason, Revocation, Status, Time};
 use crate::source::Row;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,9 +39,7 @@ pub(super) fn judge(
                 let was = known.and_then(|known| known.status.revocation());
                 revocation.at = was.map_or(committed, |was| was.at.min(row.changed_at));
             }
-            if !fed.reasons.contains(&revocation.reason) {
-                revocation.reason = Reason::Unspecified;
-            }
+            revocation.reason = published(revocation.reason, fed);
             Status::Revoked(revocation)
         }
         Status::Good => Status::Good,
@@ -78,4 +76,19 @@ pub(super) fn judge(
         since,
         sha256: row.sha256.filter(|_| fed.hashes),
     })
+}
+
+/// The reason as the profile lets it be published.
+fn published(reason: Reason, fed: &Fed) -> Reason {
+    if fed.reasons.contains(&reason) { reason } else { Reason::Unspecified }
+}
+
+/// Whether `row` says of `known` nothing but another date of its revocation, which was told with this machine's
+/// clock because that of the database is ahead: the date that it bears there had not come yet.
+pub(super) fn is_redated(row: &Row, fed: &Fed, known: &Record) -> bool {
+    let (Some(is), Some(was)) = (row.status.revocation(), known.status.revocation()) else { return false };
+    let same = Revocation { at: was.at, reason: published(is.reason, fed), ..*is } == *was;
+    // What changes twice in a second is dated a second later.
+    let told_then = was.at + Duration::from_secs(1) >= known.since;
+    same && was.at < is.at && told_then && row.released_at.is_none_or(|released| released < was.at)
 }

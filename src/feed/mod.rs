@@ -25,7 +25,7 @@ use crate::source::{Batch, Currency, Fate, Gone, Key, OddRow, Position, Row, Sou
 use crate::state::State;
 use desk::Order;
 use doubts::Doubts;
-use judge::judge;
+use judge::{is_redated, judge};
 use memory::{Memory, record_of};
 use reconcile::{Reconcile, STEP, Search, Stage, rest};
 use std::collections::{HashMap, HashSet};
@@ -588,9 +588,14 @@ impl<S: Source> Feed<S> {
         let suspects: HashMap<Key, &Row> = run.suspects.iter().map(|row| (key(row), row)).collect();
         let keys: Vec<Key> = suspects.keys().cloned().collect();
         let (rows, odd) = within(self.pace.read_time, "single rows", self.source.reread(&keys)).await?;
-        let same = rows.into_iter().filter(|row| suspects.get(&key(row)) == Some(&row)).collect();
+        let same = rows.into_iter().filter(|row| suspects.get(&key(row)) == Some(&row));
+        let (redated, missed) = same.partition(|row| {
+            let fed = self.issuers.get(&*row.issuer);
+            fed.is_some_and(|fed| fed.index.view().get(&row.serial).is_some_and(|known| is_redated(row, fed, &known)))
+        });
         run.suspects.clear();
-        let mended = self.take(same, sampled).await;
+        self.take(redated, sampled).await;
+        let mended = self.take(missed, sampled).await;
         self.odd(&odd);
         run.outcome.mended += mended;
         self.metrics.mended.inc_by(mended);

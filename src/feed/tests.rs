@@ -7,7 +7,7 @@ use crate::db::{self, Mode};
 use crate::health::{Health, State as Word};
 use crate::index::Index;
 use crate::metrics::Metrics;
-use crate::pki::{Reason, Revocation, SystemClock};
+use crate::pki::{ManualClock, Reason, Revocation, SystemClock};
 use crate::registry;
 use crate::source::sqlite::SqliteSource;
 use sqlx::{AssertSqlSafe, SqlitePool};
@@ -65,13 +65,24 @@ impl Node {
         position: Option<Position>,
         pace: Pace,
     ) -> Self {
+        Self::by(Arc::new(SystemClock), dir, source, index, position, pace).await
+    }
+
+    async fn by(
+        clock: Arc<dyn Clock>,
+        dir: &Path,
+        source: impl Source + 'static,
+        index: Arc<Index>,
+        position: Option<Position>,
+        pace: Pace,
+    ) -> Self {
         let state = State::open(&dir.join("state.db")).await.unwrap();
         let (health, metrics) = (Health::new(), Metrics::new().feed("database"));
         let feed = Feed::new(
             source,
             HashMap::from([(demo(), fed(&index))]),
             state.clone(),
-            Arc::new(SystemClock),
+            clock,
             metrics.clone(),
             health.component("feed:database"),
         );
@@ -545,6 +556,26 @@ async fn a_revocation_dated_ahead_counts_from_its_commit() {
         until("it is revoked", || node.is(n, Reason::CessationOfOperation)).await;
         assert!(node.status(n).unwrap().revocation().unwrap().at <= SystemClock.now());
     }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_database_whose_clock_is_ahead_has_revoked_does_not_count_as_missed_when_that_time_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = database(dir.path(), 2).await;
+    let clock = Arc::new(ManualClock::new(SystemClock.now() - Duration::from_secs(600)));
+    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
+    let pace = Pace { reconcile: None, ..Pace::default() };
+    let node = Node::by(Arc::clone(&clock) as _, dir.path(), source, Arc::default(), None, pace).await;
+    until("the head is reached", || node.index.is_complete()).await;
+    revoke(&ca, 1, 1).await;
+    until("it is revoked", || node.is(1, Reason::KeyCompromise)).await;
+    assert!(node.status(1).unwrap().revocation().unwrap().at <= clock.now(), "told with our time");
+    clock.set(SystemClock.now());
+    let told = node.status(1);
+    assert_eq!(node.desk.reconcile().await.unwrap(), Reconciled { compared: 2, mended: 0, vanished: 0 });
+    assert_ne!(node.status(1), told, "the database's word counts");
+    assert_eq!(node.metrics.mended.get(), 0);
     node.stop().await;
 }
 
