@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS issuers(
   name VARCHAR(255) NOT NULL PRIMARY KEY COMMENT 'by which URLs and jarchy.toml call it',
   certificate MEDIUMBLOB COMMENT 'the CA''s certificate in DER',
   negative_serials INT NOT NULL DEFAULT 0 COMMENT '1 for an old CA that really issued negative serial numbers',
+  certificate_sha256 BINARY(32) AS (UNHEX(SHA2(certificate, 256))) STORED
+    COMMENT 'kept by the database: of two who register one CA at once it refuses the second',
+  UNIQUE KEY `this CA certificate is registered already under another name` (certificate_sha256),
   CONSTRAINT `an issuer's name is made of a-z, 0-9 and _, not _ first`
     CHECK (name REGEXP '^[a-z0-9]' AND NOT name REGEXP '[^a-z0-9_]'),
   CONSTRAINT `certificate holds the CA's certificate in DER, not in PEM`

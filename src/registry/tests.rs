@@ -775,6 +775,26 @@ async fn an_issuer_is_registered_once_under_one_name(case: Case) {
     assert_eq!(names, ["demo", "other"]);
 }
 
+/// Neither sees the other's row when it looks whether the CA is there already.
+#[tokio::test]
+async fn two_who_register_one_ca_under_two_names_at_once_make_one_issuer() {
+    for engine in Engine::ALL {
+        let Some(mut case) = Case::server(engine).await else { continue };
+        let (mut first, mut second) = (case.beside().await, case.beside().await);
+        let register = |name: &str| format!("INSERT INTO issuers(name, certificate) VALUES ('{name}', x'3003020101')");
+        first.execute("BEGIN").await.unwrap();
+        first.execute(&register("one")).await.unwrap();
+        let two = register("two");
+        let (refused, ()) = tokio::join!(second.execute(&two), async {
+            case.somebody_waits().await;
+            first.execute("COMMIT").await.unwrap();
+        });
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("registered already under another name"), "{engine:?}: {refused}");
+        assert_eq!(case.texts("SELECT name FROM issuers").await, ["one"], "{engine:?}");
+    }
+}
+
 async fn adding_again_changes_nothing_and_another_certificate_under_the_serial_is_refused(case: Case) {
     let (registry, ca, name) = fresh(&case).await;
     let (one, two) = (ca.issue(&[1], (2026, 2027)), ca.issue(&[2], (2026, 2027)));
