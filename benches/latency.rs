@@ -7,7 +7,8 @@
 //! revocation comes at a random moment, up to two seconds after the one before was listed: right after a list
 //! the next one would have to wait for the next second, as two lists never share their thisUpdate.
 //!
-//! `cargo bench --bench latency`; 200 samples, or as many as `JARCHY_SAMPLES` says. `-- --database postgres` or
+//! `cargo bench --bench latency`; 200 samples, or as many as `JARCHY_SAMPLES` says, with lists of some hundred entries,
+//! or with as many more as `JARCHY_ENTRIES` says. `-- --database postgres` or
 //! `mariadb` starts a server of its own from the installed binaries and moves the demo's certificates there.
 #![allow(clippy::print_stdout)]
 
@@ -24,13 +25,15 @@ use jarchy::ocsp::response::{CertStatus, Parsed, parse};
 use jarchy::pki::{Certificate, HashAlgorithm, Issuer, Serial};
 use jarchy::registry;
 use servers::{Database, Engine, Server};
-use sqlx::{MySqlPool, PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, MySqlPool, PgPool, SqlitePool};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What no answer has for a tag.
+const NO_TAG: &str = "\"none\"";
 /// How long anything may take before the run counts as failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -65,18 +68,24 @@ impl Demo {
         Ok(Self { child, address })
     }
 
-    /// The body of what stands at `path`, over `connection`. In the first second of a new CA there is no delta
-    /// yet: what comes instead lists nothing.
-    fn get(&self, connection: &mut BufReader<TcpStream>, path: &str) -> anyhow::Result<Vec<u8>> {
-        write!(connection.get_mut(), "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address)?;
+    /// The body of what stands at `path`, over `connection`; nothing if it is what had `tag`, which becomes the tag
+    /// of what is there now. In the first second of a new CA there is no delta yet: what comes instead lists nothing.
+    fn get(&self, connection: &mut BufReader<TcpStream>, path: &str, tag: &mut String) -> anyhow::Result<Vec<u8>> {
+        let host = &self.address;
+        write!(connection.get_mut(), "GET {path} HTTP/1.1\r\nHost: {host}\r\nIf-None-Match: {tag}\r\n\r\n")?;
         let (mut line, mut length) = (String::new(), 0);
         connection.read_line(&mut line)?;
-        ensure!(["HTTP/1.1 200", "HTTP/1.1 503"].iter().any(|known| line.starts_with(known)), "{path}: {line}");
+        let known = ["HTTP/1.1 200", "HTTP/1.1 304", "HTTP/1.1 503"];
+        ensure!(known.iter().any(|known| line.starts_with(known)), "{path}: {line}");
+        let is_new = !line.starts_with("HTTP/1.1 304");
         while line != "\r\n" {
             line.clear();
             connection.read_line(&mut line)?;
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse()?;
+            let Some((name, value)) = line.split_once(':') else { continue };
+            match &*name.to_ascii_lowercase() {
+                "content-length" if is_new => length = value.trim().parse()?,
+                "etag" => *tag = value.trim().to_owned(),
+                _ => {}
             }
         }
         let mut body = vec![0; length];
@@ -93,9 +102,9 @@ impl Demo {
 
     /// How long after `began` the body of `path` is as wished for.
     fn wait(&self, began: Instant, path: &str, wished: impl Fn(&[u8]) -> bool) -> anyhow::Result<Duration> {
-        let mut connection = self.connect()?;
+        let (mut connection, mut tag) = (self.connect()?, NO_TAG.to_owned());
         loop {
-            let met = wished(&self.get(&mut connection, path)?);
+            let met = wished(&self.get(&mut connection, path, &mut tag)?);
             let passed = began.elapsed();
             ensure!(passed < PATIENCE, "{path}: nothing after {passed:?}");
             if met {
@@ -135,6 +144,38 @@ impl Ca {
             }
         };
         ensure!(rows == 1, "{rows} rows were changed");
+        Ok(())
+    }
+
+    /// Adds `entries` revoked certificates, with serials of their own.
+    async fn fill(&self, entries: u64) -> anyhow::Result<()> {
+        let columns = "certificates(issuer, serial, not_before, not_after, status, revoked_at, reason)";
+        match self {
+            Self::Sqlite(ca) => {
+                let sql = format!(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {entries}) \
+                     INSERT INTO {columns} SELECT 'demo', unhex('7e' || hex(randomblob(11)) || printf('%08x', i)), \
+                     unixepoch() - 99, unixepoch() + 99999999, 'revoked', unixepoch() - 9, 4 FROM n"
+                );
+                sqlx::query(AssertSqlSafe(sql)).execute(ca).await?;
+            }
+            Self::Postgres(ca) => {
+                let sql = format!(
+                    "INSERT INTO jarchy.{columns} SELECT 'demo', '\\x7e'::bytea || substr(sha256(i::text::bytea), 1, 15), \
+                     jarchy.now() - 99, jarchy.now() + 99999999, 'revoked', jarchy.now() - 9, 4 \
+                     FROM generate_series(1, {entries}) i"
+                );
+                sqlx::query(AssertSqlSafe(sql)).execute(ca).await?;
+            }
+            Self::MariaDb(ca) => {
+                let sql = format!(
+                    "INSERT INTO {columns} SELECT 'demo', UNHEX(CONCAT('7e', LEFT(SHA2(seq, 256), 30))), \
+                     UNIX_TIMESTAMP() - 99, UNIX_TIMESTAMP() + 99999999, 'revoked', UNIX_TIMESTAMP() - 9, 4 \
+                     FROM seq_1_to_{entries}"
+                );
+                sqlx::query(AssertSqlSafe(sql)).execute(ca).await?;
+            }
+        }
         Ok(())
     }
 }
@@ -237,9 +278,13 @@ async fn main() -> anyhow::Result<()> {
         Err(_) if smoke => 3,
         Err(_) => 200,
     };
+    let entries: u64 = match std::env::var("JARCHY_ENTRIES") {
+        Ok(entries) => entries.parse()?,
+        Err(_) => 0,
+    };
     let work = tempfile::tempdir()?;
     let dir = work.path().join("demo");
-    let mut demo = Demo::start(&dir)?;
+    let demo = Demo::start(&dir)?;
     let certificate = Certificate::from_file_bytes(&std::fs::read(dir.join("ca.pem"))?)?;
     let issuer = Issuer { name: "demo".parse()?, certificate };
     let options = sqlx::sqlite::SqliteConnectOptions::new()
@@ -262,15 +307,18 @@ async fn main() -> anyhow::Result<()> {
         None => None,
     };
     let on_server = server.as_ref().map(Server::database);
+    drop(demo);
     let ca = match &on_server {
-        Some(on_server) => {
-            drop(demo);
-            let ca = move_to(on_server, &database, &dir).await?;
-            demo = Demo::start(&dir)?;
-            ca
-        }
+        Some(on_server) => move_to(on_server, &database, &dir).await?,
         None => Ca::Sqlite(database),
     };
+    if entries > 0 {
+        ca.fill(entries).await?;
+    }
+    let demo = Demo::start(&dir)?;
+    let length = |list: &[u8]| List::read(list).map_or(0, |list| list.entries().count());
+    let long_enough = |list: &[u8]| u64::try_from(length(list)).is_ok_and(|length| length >= entries);
+    demo.wait(Instant::now(), "/crl/demo.crl", long_enough)?;
 
     let (mut answered, mut complete, mut delta) = (Vec::new(), Vec::new(), Vec::new());
     let mut random = 20_261_122_u64;
@@ -282,7 +330,8 @@ async fn main() -> anyhow::Result<()> {
         let request = BASE64_STANDARD.encode(encode(&cert_id, None));
         let path = format!("/ocsp/{}", request.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"));
         // It is asked for before, so that a cached `good` has to give way.
-        ensure!(!is_revoked(&demo.get(&mut demo.connect()?, &path)?), "{serial} is revoked before it was revoked");
+        let before = demo.get(&mut demo.connect()?, &path, &mut NO_TAG.to_owned())?;
+        ensure!(!is_revoked(&before), "{serial} is revoked before it was revoked");
         ca.revoke(&content).await?;
         let committed = Instant::now();
         std::thread::scope(|scope| {
@@ -299,7 +348,11 @@ async fn main() -> anyhow::Result<()> {
         })?;
     }
     let kind = on_server.map_or_else(|| "SQLite".to_owned(), |on_server| format!("{:?}", on_server.server.engine));
-    println!("{kind}: {} revocations, each committed alone, in a database of 10,000 certificates", answered.len());
+    let others = if entries > 0 { format!(" and {entries} revoked before") } else { String::new() };
+    println!(
+        "{kind}: {} revocations, each committed alone, in a database of 10,000 certificates{others}",
+        answered.len()
+    );
     print("commit -> revoked by OCSP", answered);
     print("commit -> complete CRL", complete);
     print("commit -> delta CRL", delta);

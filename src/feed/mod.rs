@@ -31,7 +31,7 @@ use reconcile::{Reconcile, STEP, Search, Stage, rest};
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use vanished::Vanished;
 
@@ -285,15 +285,15 @@ impl<S: Source> Feed<S> {
     async fn idle(&mut self) -> Result<(), SourceError> {
         loop {
             self.obey().await;
-            let pause = self.step().await?.unwrap_or(PATIENCE);
+            let pause = self.step().await?.unwrap_or_else(|| PATIENCE.min(until_next_second()));
+            if self.wait(pause).await? == Waited::News {
+                return Ok(());
+            }
             let sampled = self.clock.now();
             let Waited::Quiet(currency) = self.wait(Duration::ZERO).await? else { return Ok(()) };
             self.memory.save(HEARD_AFTER).await;
             self.vouch(sampled, currency);
             self.issuers.values().for_each(|fed| fed.index.tidy());
-            if self.wait(pause).await? == Waited::News {
-                return Ok(());
-            }
         }
     }
 
@@ -746,6 +746,13 @@ type Believed = Vec<(IssuerName, Vec<(Serial, Record)>)>;
 /// What names the row's certificate.
 fn key(row: &Row) -> Key {
     Key { issuer: Arc::clone(&row.issuer), serial: row.serial.as_bytes().to_vec() }
+}
+
+/// How long until `as_of` can advance: the next list, which must be dated later than the last one, waits for that.
+fn until_next_second() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Timers may fire a little early.
+    Duration::from_millis(1_001) - Duration::from_nanos(now.subsec_nanos().into())
 }
 
 /// What `reading` comes to, unless it takes longer than `time`.
