@@ -49,7 +49,7 @@ pub(crate) fn show(dir: &Path) -> anyhow::Result<()> {
     index.settle();
     step("the index")?;
     let responder = responder(dir, "p256", &index, CACHE, &Metrics::new())?;
-    ask(dir, &responder, issued / ASKED)?;
+    ask(dir, &responder, &index, issued / ASKED)?;
     step(&format!("and {} answers that are kept", responder.cache_size().0))?;
     let (_runtime, shelf) = published(dir, &index)?;
     step(&format!("and a CRL of {} octets", shelf.complete().context("no list")?.bytes.len()))?;
