@@ -581,7 +581,8 @@ mod tests {
             let now = segments(&index);
             let others = was.iter().zip(&now).enumerate().filter(|(_, (was, now))| was != now);
             let others: Vec<_> = others.map(|(at, _)| at).collect();
-            assert!(others.len() <= 1, "{} segments were rewritten for a batch of 100", others.len());
+            // The last of those that became due together may have twice its limit when it is another's turn.
+            assert!(others.len() <= 2, "{} segments were rewritten for a batch of 100", others.len());
             rewritten.extend(others);
             assert!(at < 60_000, "some segments are never merged");
         }
