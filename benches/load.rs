@@ -5,7 +5,8 @@
 //! octets each time and looks at the HTTP status alone. Runs alternate, generator and server on a processor each;
 //! medians are shown.
 //!
-//! `cargo bench --bench load`; 5 runs of 3 seconds each, or as many as `JARCHY_SAMPLES` says. With `--test`, one short run.
+//! `cargo bench --bench load`; 5 runs of 3 seconds each, or as many as `JARCHY_SAMPLES` says. With `--test`, one
+//! short run.
 #![allow(clippy::print_stdout)]
 
 use anyhow::{Context, ensure};

@@ -1,8 +1,9 @@
 //! Every metric, in one struct.
 //!
 //! Goes in: one addition per event through handles that are made once, never looked up on the way of a
-//! request, and which threads do not share there. Comes out: [`Metrics::encode`], the OpenMetrics text. Invariant: labels are closed sets or
-//! names from the config; nothing that a client sends becomes a label (SEC-09), so memory stays bounded.
+//! request, and which threads do not share there. Comes out: [`Metrics::encode`], the OpenMetrics text. Invariant:
+//! labels are closed sets or names from the config; nothing that a client sends becomes a label (SEC-09), so memory
+//! stays bounded.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;

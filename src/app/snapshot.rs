@@ -1,7 +1,8 @@
 //! The indexes' snapshot file: read before anything is served, written now and then and at the end.
 //!
-//! It holds the issuers of `[database]`; other sources are files themselves. It stands beside the state store and is only a short cut: whatever is wrong with it, everything is read
-//! from the database instead. Writing goes on in a thread of the lowest priority.
+//! It holds the issuers of `[database]`; other sources are files themselves. It stands beside the state store and is
+//! only a short cut: whatever is wrong with it, everything is read from the database instead. Writing goes on in a
+//! thread of the lowest priority.
 
 use super::sources::DATABASE;
 use super::{LAST, Lasting, ReadyFeed, be_nice, read_certificate};

@@ -12,7 +12,8 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Certificates per transaction: long enough to make each commit's fsync cheap, short enough for others to write in between.
+/// Certificates per transaction: long enough to make each commit's fsync cheap, short enough for others to write in
+/// between.
 const BATCH: usize = 1_000;
 /// Files with these extensions are certificates, or else they are reported.
 const EXTENSIONS: [&str; 4] = ["pem", "crt", "cer", "der"];

@@ -8,8 +8,8 @@
 //! directory was away is not written any more, unless a delta needs it.
 //!
 //! Invariants: whoever reads a name finds a whole list (CRL-91). A list is replaced only by one of the same
-//! CA and scope with a higher number, looked at under a lock (promise 5, SEC-24). Where the directory shows a number that the state store has never given out, the publisher makes nothing: that is
-//! what it has an [`Outlet`] for.
+//! CA and scope with a higher number, looked at under a lock (promise 5, SEC-24). Where the directory shows a number
+//! that the state store has never given out, the publisher makes nothing: that is what it has an [`Outlet`] for.
 
 use super::shelf::Published;
 use super::{Outlet, Shelf};

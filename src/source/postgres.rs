@@ -8,8 +8,8 @@
 //!
 //! `LISTEN` wakes the reader and is believed nothing. On a standby nobody can listen, so that is asked every
 //! `poll`; nor does a snapshot there name those that are under way (PostgreSQL keeps them elsewhere), so
-//! each is asked for by its number until it has ended. What a standby proves reaches up to the heartbeat that a reader of the primary writes, or up to the last commit
-//! that was replayed.
+//! each is asked for by its number until it has ended. What a standby proves reaches up to the heartbeat that a
+//! reader of the primary writes, or up to the last commit that was replayed.
 //!
 //! A load is one long `COPY`, of which the next pages are read while one is taken in. A standby may cancel it for the
 //! replay's sake, a server that bounds its statements for their sake; so after a load that was broken off the next one
@@ -49,9 +49,9 @@ const STREAMED: &str = "the next of the load";
 /// How often a primary's heartbeat is written.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Only heartbeats are written here, and none is worth waiting for. What is asked is the same each time and touches a few
-/// rows that an index finds; but of tables that were filled a moment ago the server has no statistics: it expects very
-/// many, reads all of a table, or compiles for 300 ms.
+/// Only heartbeats are written here, and none is worth waiting for. What is asked is the same each time and touches a
+/// few rows that an index finds; but of tables that were filled a moment ago the server has no statistics: it expects
+/// very many, reads all of a table, or compiles for 300 ms.
 const SESSION: &str = "SET synchronous_commit = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
