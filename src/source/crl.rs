@@ -483,13 +483,12 @@ impl Source for CrlSource {
 
     /// The entries by serial, so that who keeps them in that order appends; a page is named by the last before it.
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
-        let interrupted = || SourceError::Content("reading page by page was interrupted".to_owned());
         let lists = match (after, self.paging.take()) {
             (Some(_), Some(lists)) => lists,
-            (Some(_), None) => return Err(interrupted()),
+            (Some(_), None) => return Err(SourceError::Interrupted),
             (None, _) => self.lists()?.clone(),
         };
-        let after = after.map(|key| key.0.parse::<Serial>()).transpose().map_err(|_| interrupted())?;
+        let after = after.map(|key| key.0.parse::<Serial>()).transpose().map_err(|_| SourceError::Interrupted)?;
         let (told_at, mut entries) = (lists.told_at(), lists.entries(after.as_ref()));
         // Each page of revocations rewrites the index: of a long list a sixteenth, but not so much that others wait.
         let at_most = at_most.max(lists.base.order.len() / 16).min(at_most.saturating_mul(8)).max(1);

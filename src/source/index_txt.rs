@@ -206,7 +206,7 @@ impl Source for IndexTxt {
         let begin = after.and_then(|key| key.0.parse::<usize>().ok());
         let (text, stamp) = match (begin, self.paging.take()) {
             (Some(_), Some(paging)) => paging,
-            (Some(_), None) => return Err(SourceError::Content("reading page by page was interrupted".to_owned())),
+            (Some(_), None) => return Err(SourceError::Interrupted),
             (None, _) => self.file.read_patiently(sound).await?,
         };
         let (mut rows, mut odd) = (Vec::new(), Vec::new());

@@ -215,6 +215,9 @@ pub enum SourceError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The pages go on from nowhere, as the database was opened anew since: only the first one can be asked for.
+    #[error("reading page by page was interrupted")]
+    Interrupted,
     /// What was read is nothing that the adapter knows.
     #[error("{0}")]
     Content(String),
@@ -229,7 +232,8 @@ pub trait Source: Send {
     /// read comes again as changes.
     fn head(&mut self) -> impl Future<Output = Result<Position, SourceError>> + Send;
 
-    /// About `at_most` certificates, after `key`. A page without rows need not be the last one.
+    /// About `at_most` certificates, after `key`. A page without rows need not be the last one. After
+    /// [`Source::open`] some can only begin anew: [`SourceError::Interrupted`].
     fn page(
         &mut self,
         after: Option<&PageKey>,

@@ -446,8 +446,7 @@ impl Source for PostgresSource {
             }
             _ => return read_page(&mut open.connection, after, at_most).await,
         }
-        let load = open.load.as_mut();
-        let load = load.ok_or_else(|| SourceError::Content("the load was broken off".to_owned()))?;
+        let load = open.load.as_mut().ok_or(SourceError::Interrupted)?;
         let ended = || Err(SourceError::Content("reading the pages of a load ended abnormally".to_owned()));
         let page = load.pages.recv().await.unwrap_or_else(ended)?;
         if page.next.is_none() {

@@ -280,7 +280,7 @@ impl Source for SqlSource {
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
         let mut rest = match (after, self.paging.take()) {
             (Some(_), Some(paging)) => paging,
-            (Some(_), None) => return Err(SourceError::Content("reading page by page was interrupted".to_owned())),
+            (Some(_), None) => return Err(SourceError::Interrupted),
             (None, _) => {
                 let (to, rest) = mpsc::channel(2);
                 let sql = Dialect::of(&self.place).wrap(&self.table, &self.table.snapshot);
