@@ -44,6 +44,11 @@ impl List {
 /// Whom to ask for a list at once: by issuer, the scopes and what takes the wish.
 pub(super) type Desks = BTreeMap<IssuerName, Vec<(String, Arc<Demand>)>>;
 
+/// Whether the lists are divided by what the database says of each certificate.
+pub(super) fn keeps_shards(crl: &config::Crl) -> bool {
+    crl.shards.as_ref().is_some_and(|shards| shards.by != ShardBy::Hash)
+}
+
 /// One publisher for each list: one for all certificates, or one for each shard of them.
 pub(super) async fn lists(
     crl: &config::Crl,
@@ -76,7 +81,7 @@ pub(super) async fn lists(
         .as_ref()
         .map_or_else(|| (0, "hash".to_owned()), |shards| (shards.count.get(), shards.by.to_string()));
     common.state.divide(&issuer.name, count, &rule).await?;
-    if crl.shards.as_ref().is_some_and(|shards| shards.by != ShardBy::Hash) {
+    if keeps_shards(crl) {
         index.keep_shards();
     }
     let shares = match &crl.shards {

@@ -4,6 +4,7 @@
 //! only a short cut: whatever is wrong with it, everything is read from the database instead. Writing goes on in a
 //! thread of the lowest priority.
 
+use super::lists::keeps_shards;
 use super::sources::DATABASE;
 use super::{LAST, Lasting, ReadyFeed, be_nice, read_certificate};
 use crate::config::Config;
@@ -54,14 +55,18 @@ pub(super) async fn restore(config: &Config, clock: &dyn Clock) -> Restored {
     let settings: Vec<_> = config.issuers.iter().filter(|issuer| issuer.source.is_none()).collect();
     let names: Vec<_> = settings.iter().map(|issuer| issuer.name.clone()).collect();
     // A certificate that cannot be read is reported when its issuer is built.
-    let read = settings.iter().map(|issuer| Ok((issuer.name.clone(), ca(&read_certificate(&issuer.certificate)?))));
+    let read = settings.iter().map(|issuer| {
+        let ca = ca(&read_certificate(&issuer.certificate)?);
+        Ok((issuer.name.clone(), ca, issuer.crl.as_ref().is_some_and(keeps_shards)))
+    });
     let cas = match read.collect::<anyhow::Result<Vec<_>>>() {
         Ok(cas) if !settings.is_empty() => cas,
         _ => return Restored::default(),
     };
     let (database, now) = (database(config).await, clock.now());
     let read = move || {
-        let subjects: Vec<_> = cas.iter().map(|(name, ca)| Subject { name: name.as_str(), ca: *ca }).collect();
+        let subjects = cas.iter().map(|(name, ca, shards)| Subject { name: name.as_str(), ca: *ca, shards: *shards });
+        let subjects: Vec<_> = subjects.collect();
         file::read(&path, &subjects, database.as_deref(), now)
     };
     let (label, indexes) = match tokio::task::spawn_blocking(read).await {
@@ -160,8 +165,9 @@ impl Work {
         // Before the views: they are at least as new as it says.
         let Some(Position { database, cursor }) = self.position.borrow().clone() else { return };
         let (label, began) = (Label { database, cursor }, Instant::now());
-        let subjects =
-            self.subjects.iter().map(|(name, ca, index)| (Subject { name: name.as_str(), ca: *ca }, &**index));
+        let subjects = self.subjects.iter().map(|(name, ca, index)| {
+            (Subject { name: name.as_str(), ca: *ca, shards: index.keeps_shards() }, &**index)
+        });
         let subjects: Vec<_> = subjects.collect();
         match file::write(&self.path, &label, &subjects) {
             Ok(octets) => tracing::debug!(octets, took = ?began.elapsed(), "the index file was written"),

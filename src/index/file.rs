@@ -27,7 +27,7 @@ use thiserror::Error;
 
 const MAGIC: [u8; 8] = *b"jarchyIX";
 /// Raised with every change of what the octets mean.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Octets before the first segment: magic and format.
 const PREAMBLE: usize = 12;
 /// Octets at the end: length and SHA-256 of the description.
@@ -53,6 +53,9 @@ pub struct Subject<'a> {
     pub name: &'a str,
     /// What tells its CA from any other: a digest of name and key.
     pub ca: [u8; 32],
+    /// Whether the shards that the database names are kept; a file without them is of no use then, since nobody
+    /// asks for them again.
+    pub shards: bool,
 }
 
 /// Why there is no snapshot to start from, or none could be written.
@@ -114,6 +117,7 @@ struct Description {
 struct Described {
     name: String,
     ca: [u8; 32],
+    shards: bool,
     /// Unix seconds.
     as_of: i64,
     seed: u64,
@@ -190,7 +194,8 @@ fn write_new(path: &Path, label: &Label, subjects: &[(Subject<'_>, &Index)]) -> 
         failed?;
         let hash = view.base.hash();
         let (seed, proof) = (hash.seed(), hash.of(Serial::ZERO.as_bytes()));
-        issuers.push(Described { name: subject.name.to_owned(), ca: subject.ca, as_of, seed, proof, segments });
+        let Subject { name, ca, shards } = *subject;
+        issuers.push(Described { name: name.to_owned(), ca, shards, as_of, seed, proof, segments });
     }
     let description = serde_json::to_vec(&Description { label: label.clone(), issuers })?;
     file.write_all(&description)?;
@@ -233,6 +238,9 @@ pub fn read(
         let described = description.issuers.swap_remove(found);
         if described.ca != subject.ca {
             return Err(reader.foreign(format!("another CA by the name \"{}\"", subject.name)));
+        }
+        if subject.shards && !described.shards {
+            return Err(reader.foreign(format!("a time when the CRL shards of \"{}\" were not kept", subject.name)));
         }
         indexes.push(reader.index(&described, now)?);
     }
@@ -407,7 +415,9 @@ mod tests {
         label: Label,
     }
 
-    const SUBJECT: Subject<'_> = Subject { name: "ca", ca: [1; 32] };
+    const SUBJECT: Subject<'_> = Subject { name: "ca", ca: [1; 32], shards: false };
+    /// The same, by whose shards its lists are divided.
+    const DIVIDED: Subject<'_> = Subject { shards: true, ..SUBJECT };
 
     impl Written {
         fn new(index: &Index) -> Self {
@@ -524,8 +534,9 @@ mod tests {
         let written = Written::new(&filled());
         let octets = std::fs::read(written.path()).unwrap();
         let mut newer = octets.clone();
-        newer[MAGIC.len()] = 2;
-        assert!(written.refusal(&newer).to_string().contains("is of format 2, and this version reads format 1"));
+        newer[MAGIC.len()] += 1;
+        let said = format!("is of format {}, and this version reads format {FORMAT}", FORMAT + 1);
+        assert!(written.refusal(&newer).to_string().contains(&said));
         let swapped = redescribed(&octets, |description| {
             let proof = &mut description.issuers[0].proof;
             *proof = proof.swap_bytes();
@@ -547,6 +558,17 @@ mod tests {
         }
         std::fs::set_permissions(written.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(written.read(), Err(FileError::Exposed { mode: 0o640, .. })));
+    }
+
+    #[test]
+    fn a_file_without_shards_is_of_no_use_where_lists_are_divided_by_them() {
+        let written = Written::new(&filled());
+        written.read().unwrap();
+        let read = |subject| read(&written.path(), &[subject], None, NOW);
+        let refusal = read(DIVIDED).unwrap_err();
+        assert!(refusal.to_string().ends_with("is of a time when the CRL shards of \"ca\" were not kept"), "{refusal}");
+        write(&written.path(), &written.label, &[(DIVIDED, &filled())]).unwrap();
+        assert!(read(DIVIDED).is_ok() && read(SUBJECT).is_ok());
     }
 
     #[test]

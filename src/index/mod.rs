@@ -213,10 +213,16 @@ impl Index {
         self.shards.store(true, Ordering::Relaxed);
     }
 
+    /// Whether anybody asked for that.
+    #[must_use]
+    pub fn keeps_shards(&self) -> bool {
+        self.shards.load(Ordering::Relaxed)
+    }
+
     /// Notes the CRL shards that the database names, before the records are applied, if anybody asked for
     /// it. A certificate's shard never changes (CRL-70): returns those for which it would.
     pub fn assign(&self, shards: &[(Serial, u32)]) -> Vec<Serial> {
-        if !self.shards.load(Ordering::Relaxed) {
+        if !self.keeps_shards() {
             return Vec::new();
         }
         let (mut writer, view) = (lock(&self.writer), self.view.load());
@@ -233,7 +239,7 @@ impl Index {
     /// The CRL shard of `serial`, if the database named one and it is kept.
     #[must_use]
     pub fn shard(&self, serial: &Serial) -> Option<u32> {
-        if !self.shards.load(Ordering::Relaxed) {
+        if !self.keeps_shards() {
             return None;
         }
         let known = self.view.load().base.get(serial).and_then(|entry| entry.shard);

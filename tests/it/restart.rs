@@ -1,7 +1,9 @@
 //! A start from the index's file, and from the database where the file is of no use.
 
-use crate::harness::{Demo, contains, wait_until};
+use crate::harness::{Demo, contains, openssl, text, wait_until};
+use jarchy::crl::shard_of;
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
 
 const FROM_FILE: &str = "the index was read from its file";
@@ -65,4 +67,27 @@ fn a_file_that_is_damaged_or_of_another_database_is_refused_and_all_is_read_anew
     demo.restart_after_end();
     answers(&demo);
     assert!(demo.server.log()[before..].contains("can be read by others"));
+}
+
+#[test]
+fn crl_70_a_file_from_before_the_lists_were_divided_by_the_database_is_refused() {
+    let mut demo = Demo::start();
+    let (good, serial) = (demo.file("good.pem"), demo.serial("good"));
+    let shards = NonZeroU32::new(3).unwrap();
+    let told = (shard_of(&serial.parse().unwrap(), shards) + 1) % shards;
+    demo.operator(&["add", &good, "--shard", &told.to_string()]).ok("add");
+    demo.operator(&["revoke", &good, "--reason", "superseded"]).ok("revoke");
+    wait_until("revoked", || contains(&demo.ask("good", &[]), ": revoked"));
+    demo.server.signal("TERM");
+    assert!(demo.server.ended().success());
+    let config = fs::read_to_string(demo.config()).unwrap();
+    let divided = config.replace("# shards = 16", "shards = 3\nshard_by = \"database\"");
+    fs::write(demo.config(), divided).unwrap();
+    let before = demo.server.log().len();
+    demo.restart_after_end();
+    let list = demo.scratch("list.crl");
+    demo.server.fetch(&format!("/crl/demo/shard-{told}.crl"), &list);
+    let entries = openssl(&["crl", "-inform", "DER", "-in", text(&list), "-noout", "-text"]).ok("crl");
+    contains(&entries.out, &serial).unwrap();
+    contains(&demo.server.log()[before..], "is of a time when the CRL shards of \"demo\" were not kept").unwrap();
 }
