@@ -35,7 +35,7 @@ use crate::ocsp::{
     Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Requestors, Responder,
     ResponderId, refresh,
 };
-use crate::pki::{Certificate, Clock, ClockGuard, Issuer, IssuerName, SystemClock};
+use crate::pki::{Certificate, Clock, ClockGuard, GuardedClock, Issuer, IssuerName, SystemClock};
 use crate::registry::{Registry, RegistryError};
 use crate::sign::Signer;
 use crate::source::{Position, Source};
@@ -121,6 +121,13 @@ struct Common {
     state: State,
 }
 
+impl Common {
+    /// For whoever remembers moments.
+    fn guarded(&self) -> Arc<dyn Clock> {
+        Arc::new(GuardedClock(Arc::clone(&self.guard)))
+    }
+}
+
 /// What stays of an issuer when the config is read again.
 struct Lasting {
     issuer: Issuer,
@@ -163,7 +170,7 @@ pub async fn serve(
     if config.uses_database() {
         open_registry(&config).await?.close().await;
     }
-    let mut restored = snapshot::restore(&config, &*common.clock).await;
+    let mut restored = snapshot::restore(&config, &*common.guarded()).await;
     let mut issuers = Vec::new();
     let (mut lists, mut desks) = (Vec::new(), Desks::new());
     for settings in &config.issuers {
@@ -328,7 +335,7 @@ fn start(
         source,
         issuers,
         common.state.clone(),
-        Arc::clone(&common.clock),
+        common.guarded(),
         common.metrics.feed(name),
         common.health.component(&component),
     );
@@ -463,7 +470,7 @@ fn assemble(
         let credentials = credentials(settings, issuer, ids, common).with_context(context)?;
         let (shared, index) = (Arc::new(issuer.clone()), Arc::clone(index));
         let policy = policy(settings, config);
-        let authority = Authority::new(shared, index, credentials, policy, common.clock.now());
+        let authority = Authority::new(shared, index, credentials, policy, common.guard.believed());
         let authority = authority.with_context(context)?;
         authorities.push(match &settings.ocsp.requestors {
             Some(files) => authority.only_for(requestors(files).with_context(context)?),

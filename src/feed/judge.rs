@@ -2,7 +2,7 @@
 
 use super::Fed;
 use crate::index::Record;
-use crate::pki::{Reason, Revocation, Status, Time};
+use crate::pki::{Reason, Revocation, Status, TOLERANCE, Time};
 use crate::source::Row;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub(super) fn judge(
         }
         Status::Good => Status::Good,
     };
+    // By a clock that was ahead of this one by so much, it was learned no later than now.
+    let learned = |known: &Record| if known.since > as_of + TOLERANCE { as_of } else { known.since };
     let since = match known {
         // The index keeps what it knew of an unchanged status.
         Some(known) if known.status == status => known.since,
@@ -51,7 +53,7 @@ pub(super) fn judge(
             if let Status::Revoked(was) = known.status {
                 // A hold may be dated back before the release of an earlier one, so the release must also
                 // come after this hold was learned; by more than clocks differ it cannot come before.
-                let ended = |released: Time| released >= was.at && released + AHEAD >= known.since;
+                let ended = |released: Time| released >= was.at && released + AHEAD >= learned(known);
                 if status == Status::Good && !(known.status.is_hold() && row.released_at.is_some_and(ended)) {
                     return Err(
                         "the database says good of a certificate that was revoked, without a recorded release from hold; it stays revoked",
@@ -64,7 +66,7 @@ pub(super) fn judge(
                 }
             }
             // Promise 2: later than any answer about the earlier status can be dated.
-            as_of.max(known.since + Duration::from_secs(1))
+            as_of.max(learned(known) + Duration::from_secs(1))
         }
         None if loading && status == Status::Good && row.changed_at + RECENT < as_of => Time::default(),
         None => as_of,

@@ -20,7 +20,7 @@ pub use desk::{Desk, Dropped, Reconciled};
 use crate::health::Component;
 use crate::index::{Index, Record};
 use crate::metrics;
-use crate::pki::{Clock, IssuerName, Reason, Serial, Status, Time};
+use crate::pki::{Clock, IssuerName, Reason, Serial, Status, TOLERANCE, Time};
 use crate::source::{Batch, Currency, Fate, Gone, Key, OddRow, Position, Row, Source, SourceError, Waited};
 use crate::state::State;
 use desk::Order;
@@ -526,13 +526,17 @@ impl<S: Source> Feed<S> {
             Currency::Until { at, .. } => Some(at.min(sampled)),
             Currency::Unknown => None,
         };
-        self.as_of = self.as_of.max(proved);
+        // An operator believed a clock that was wrong, and it was set right since.
+        let wrong = self.as_of.is_some_and(|as_of| as_of > sampled + TOLERANCE);
+        self.as_of = self.as_of.filter(|_| !wrong).max(proved);
         if let Currency::Until { until, .. } = currency {
             self.until = Some(until);
         }
         for Fed { index, .. } in self.issuers.values() {
-            if let Some(proved) = proved {
-                index.vouch(proved);
+            match proved {
+                Some(proved) if wrong => index.vouch_anew(proved),
+                Some(proved) => index.vouch(proved),
+                None => {}
             }
             if let Some(until) = self.until {
                 index.hold_until(until);

@@ -7,7 +7,7 @@ use crate::db::{self, Mode};
 use crate::health::{Health, State as Word};
 use crate::index::Index;
 use crate::metrics::Metrics;
-use crate::pki::{ManualClock, Reason, Revocation, SystemClock};
+use crate::pki::{ClockGuard, GuardedClock, ManualClock, Reason, Revocation, SystemClock};
 use crate::registry;
 use crate::source::sqlite::SqliteSource;
 use sqlx::{AssertSqlSafe, SqlitePool};
@@ -576,6 +576,61 @@ async fn what_a_database_whose_clock_is_ahead_has_revoked_does_not_count_as_miss
     assert_eq!(node.desk.reconcile().await.unwrap(), Reconciled { compared: 2, mended: 0, vanished: 0 });
     assert_ne!(node.status(1), told, "the database's word counts");
     assert_eq!(node.metrics.mended.get(), 0);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn promise_13_a_clock_that_steps_ahead_and_back_leaves_no_moment_of_the_future_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = database(dir.path(), 3).await;
+    let began = SystemClock.now();
+    let wall = Arc::new(ManualClock::new(began));
+    let guarded = GuardedClock(Arc::new(ClockGuard::new(Arc::clone(&wall) as _)));
+    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
+    let pace = Pace { reconcile: None, ..Pace::default() };
+    let node = Node::by(Arc::new(guarded), dir.path(), source, Arc::default(), None, pace).await;
+    until("the head is reached", || node.index.is_complete()).await;
+
+    let (hour, later) = (Duration::from_secs(3_600), began + Duration::from_secs(5));
+    wall.step(began + hour);
+    revoke(&ca, 1, 1).await;
+    revoke(&ca, 2, 6).await;
+    until("they are revoked", || node.is(1, Reason::KeyCompromise) && node.is(2, Reason::CertificateHold)).await;
+    wall.set(later + hour);
+    until("the feed goes on", || node.index.as_of() >= Some(later)).await;
+    wall.step(later);
+    assert_eq!(node.index.as_of(), Some(later));
+    let learned = |n| node.index.view().get(&serial(n)).unwrap().since;
+    assert!(learned(1) <= later && learned(2) <= later);
+    assert!(node.state.revocations(&demo()).await.unwrap().iter().all(|(_, seen)| seen.learned <= later));
+    release(&ca, 2).await;
+    until("a release is believed", || node.status(2) == Some(Status::Good)).await;
+
+    ca.close().await;
+    std::fs::rename(dir.path().join("ca.db"), dir.path().join("away.db")).unwrap();
+    until("health is red", || node.word().0 == Word::Failed).await;
+    wall.set(later + Pace::default().max_staleness + Duration::from_secs(1));
+    assert_eq!(node.index.as_of(), Some(later), "nobody vouches for what cannot be read");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn promise_13_a_wrong_clock_that_was_believed_and_is_set_right_is_vouched_by_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = database(dir.path(), 2).await;
+    let (began, wall) = (SystemClock.now(), Arc::new(ManualClock::new(SystemClock.now())));
+    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
+    let pace = Pace { reconcile: None, ..Pace::default() };
+    let node = Node::by(Arc::clone(&wall) as _, dir.path(), source, Arc::default(), None, pace).await;
+    let ahead = began + Duration::from_secs(3_600);
+    wall.step(ahead);
+    revoke(&ca, 1, 6).await;
+    until("an hour ahead", || node.index.as_of() >= Some(ahead) && node.is(1, Reason::CertificateHold)).await;
+    wall.step(began);
+    until("it is right again", || node.index.as_of() == Some(began)).await;
+    release(&ca, 1).await;
+    until("a release is believed", || node.status(1) == Some(Status::Good)).await;
+    assert!(node.index.view().get(&serial(1)).unwrap().since <= began + Duration::from_secs(1));
     node.stop().await;
 }
 

@@ -175,6 +175,11 @@ impl Index {
         self.as_of.fetch_max(as_of.unix(), Ordering::AcqRel);
     }
 
+    /// The feed vouches for no more than `as_of`, whatever it said before: the clock was wrong then.
+    pub fn vouch_anew(&self, as_of: Time) {
+        self.as_of.store(as_of.unix(), Ordering::Release);
+    }
+
     /// The end of what the source vouches for, where it sets one: nextUpdate of the CRL that is the source. Read it
     /// *before* [`Index::as_of`]: that is then at least as new.
     #[must_use]

@@ -11,12 +11,15 @@ use super::requestor::Requestors;
 use super::response::{self, CertStatus, Failure, ResponderId, ResponseData, Template};
 use crate::index::{Index, Record};
 use crate::pki::hash::sha256;
-use crate::pki::{Certificate, Issuer, Reason, Revocation, Serial, Status, Time};
+use crate::pki::{Certificate, Issuer, Reason, Revocation, Serial, Status, TOLERANCE, Time};
 use crate::sign::Signer;
 use crate::sign::verify::{self, VerifyError};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+
+/// A status that changed several times within a second is dated some seconds ahead (promise 2), but never more.
+const AHEAD: Duration = Duration::from_secs(5);
 
 /// What is said of serials that were never issued (OCSP-34); good is a choice only where nobody knows what was.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -378,7 +381,8 @@ impl Authority {
     pub(super) fn plan(&self, serial: Option<&Serial>, key: &Key, now: Time) -> Result<Plan, Silence> {
         // In this order: each is then at least as new as what is claimed for it.
         let until = self.index.until();
-        let as_of = self.index.as_of();
+        // What the future vouches for is worth nothing: the clock was wrong then.
+        let as_of = self.index.as_of().filter(|as_of| *as_of <= now + TOLERANCE).map(|as_of| as_of.min(now));
         let complete = self.index.is_complete();
         let record = serial.and_then(|serial| self.index.view().get(serial));
         let fresh = |as_of| until.map_or_else(|| now.since(as_of) <= self.policy.max_staleness, |until| now < until);
@@ -389,7 +393,7 @@ impl Authority {
             return Ok(if current { plan } else { self.outlasting(plan, key, now) });
         }
         let listed = as_of.zip(until);
-        let Some(record) = record else {
+        let Some(mut record) = record else {
             let (true, Some(as_of)) = (complete, as_of) else { return Err(Silence::Unready) };
             let plan = match serial {
                 Some(_) if self.policy.not_issued == NotIssued::Good => self.plan_unlisted(serial, key, as_of, current),
@@ -404,6 +408,10 @@ impl Authority {
         }
         if self.policy.retention.is_some_and(|retention| record.not_after + retention < now) {
             return Err(Silence::Purged);
+        }
+        if record.since > now + AHEAD {
+            // Learned by a clock that was wrong, which is no reason to say nothing for as long.
+            record.since = as_of.unwrap_or(now);
         }
         if record.since > now {
             return Err(Silence::Early);

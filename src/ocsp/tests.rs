@@ -278,6 +278,25 @@ async fn promise_2_without_the_database_only_revoked_is_signed_and_what_was_sign
 }
 
 #[tokio::test]
+async fn promise_13_what_was_learned_by_a_clock_that_was_ahead_is_told_and_what_it_vouched_for_is_not() {
+    let ca = Ca::new("one");
+    let ahead = NOW.unix() + 3_600;
+    ca.index
+        .apply(&[(serial(2), record(revoked(Reason::Superseded), ahead)), (serial(3), record(Status::Good, ahead))]);
+    let (responder, _) = responder(&[&ca], policy());
+    for n in [2, 3] {
+        let said = ask(&responder, &ca, serial(n), NOW).await.unwrap();
+        assert_eq!(matches!(said.status, CertStatus::Revoked(_)), n == 2);
+        assert_eq!(said.this_update, NOW, "later than what was said before");
+    }
+    // Whether the database can be read nobody knows before the hour is over.
+    ca.index.vouch(Time::from_unix(ahead));
+    assert!(failed_with(ask(&responder, &ca, serial(1), NOW).await, Failure::TryLater));
+    let said = ask(&responder, &ca, serial(2), NOW).await.unwrap();
+    assert!(matches!(said.status, CertStatus::Revoked(_)) && said.this_update <= NOW);
+}
+
+#[tokio::test]
 async fn promise_12_before_the_first_load_is_done_only_revoked_is_answered() {
     let ca = Ca::new("one");
     let index = Arc::new(Index::new());

@@ -50,7 +50,7 @@ impl ClockGuard {
     /// Believes `clock` as it stands now.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let offset = offset(&*clock);
+        let (_, offset) = read(&*clock);
         Self { clock, inner: Mutex::new(Inner { offset, stepped: false, not_before: None, suspect: None }) }
     }
 
@@ -65,8 +65,23 @@ impl ClockGuard {
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), ClockDoubt> {
-        let seen = self.clock.now();
-        let present = offset(&*self.clock);
+        self.look().map(drop)
+    }
+
+    /// The present second as far as it can be told: by the wall clock, and while that has stepped, by what it would
+    /// say otherwise. Never later than what is expected.
+    #[must_use]
+    pub fn believed(&self) -> Time {
+        match self.look() {
+            Ok(seen) => seen,
+            // A step is measured; the earliest that it can be is not what it is.
+            Err(doubt) if self.lock().stepped => doubt.expected,
+            Err(doubt) => doubt.seen.min(doubt.expected),
+        }
+    }
+
+    fn look(&self) -> Result<Time, ClockDoubt> {
+        let (seen, present) = read(&*self.clock);
         let mut inner = self.lock();
         let drift = present.saturating_sub(inner.offset);
         let tolerance = i64::try_from(TOLERANCE.as_secs()).unwrap_or(i64::MAX);
@@ -89,7 +104,7 @@ impl ClockGuard {
             }
             inner.not_before = None;
         }
-        Ok(())
+        Ok(seen)
     }
 
     /// It is known to be `moment` or later: nothing passes before the clock says so too.
@@ -109,7 +124,7 @@ impl ClockGuard {
 
     /// An operator says that the clock is right.
     pub fn confirm(&self) {
-        let present = offset(&*self.clock);
+        let (_, present) = read(&*self.clock);
         *self.lock() = Inner { offset: present, stepped: false, not_before: None, suspect: None };
     }
 
@@ -119,9 +134,26 @@ impl ClockGuard {
     }
 }
 
-fn offset(clock: &dyn Clock) -> i64 {
+/// For whoever remembers moments instead of signing them: goes on while the wall clock is in doubt, as was expected
+/// of it. What is remembered with a wrong moment would be wrong for longer than the clock is.
+#[derive(Clone, Debug)]
+pub struct GuardedClock(pub Arc<ClockGuard>);
+
+impl Clock for GuardedClock {
+    fn now(&self) -> Time {
+        self.0.believed()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.clock.monotonic()
+    }
+}
+
+/// The wall clock, and the same less the monotonic clock in seconds.
+fn read(clock: &dyn Clock) -> (Time, i64) {
     let monotonic = i64::try_from(clock.monotonic().as_secs()).unwrap_or(i64::MAX);
-    clock.now().unix().saturating_sub(monotonic)
+    let seen = clock.now();
+    (seen, seen.unix().saturating_sub(monotonic))
 }
 
 #[cfg(test)]
@@ -151,11 +183,14 @@ mod tests {
             clock.step(at(1_000_000 + step));
             let doubt = ClockDoubt { seen: at(1_000_000 + step), expected: at(1_000_000) };
             assert_eq!(guard.check(), Err(doubt));
+            assert_eq!(guard.believed(), at(1_000_000), "what is remembered meanwhile");
             // Time passes and settles nothing.
             clock.set(at(1_000_050 + step));
             assert_eq!(guard.check().unwrap_err().expected, at(1_000_050));
+            assert_eq!(guard.believed(), at(1_000_050));
             clock.step(at(1_000_055));
             guard.check().unwrap();
+            assert_eq!(guard.believed(), at(1_000_055));
         }
     }
 
@@ -185,6 +220,7 @@ mod tests {
         guard.expect(at(100));
         guard.expect(at(50));
         assert_eq!(guard.check(), Err(ClockDoubt { seen: at(0), expected: at(100) }));
+        assert_eq!(guard.believed(), at(0), "the list may be from the future");
         clock.set(at(100));
         guard.check().unwrap();
     }
@@ -196,6 +232,7 @@ mod tests {
         clock.set(at(365 * DAY + 5));
         guard.suspect(ClockDoubt { seen: at(365 * DAY), expected: at(0) });
         assert_eq!(guard.check().unwrap_err().expected, at(0));
+        assert_eq!(guard.believed(), at(0));
         clock.set(at(365 * DAY + 1_000));
         guard.check().unwrap_err();
         let (clock, guard) = self::guard();

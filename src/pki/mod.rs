@@ -13,7 +13,7 @@ pub mod status;
 pub mod time;
 
 pub use certificate::Certificate;
-pub use guard::{ClockDoubt, ClockGuard};
+pub use guard::{ClockDoubt, ClockGuard, GuardedClock, TOLERANCE};
 pub use hash::HashAlgorithm;
 pub use issuer::{Issuer, IssuerName};
 pub use serial::Serial;
