@@ -4,6 +4,7 @@
 //! [`Plan`] of what is to be said; or, at the start, the reason why clients would not accept the answers
 //! (OCSP-50, OCSP-56). Nothing is signed here.
 
+use super::cache::Signed;
 use super::live::{Live, LiveRate};
 use super::refresh::Presign;
 use super::request::Request;
@@ -260,7 +261,7 @@ pub(super) struct Plan {
     pub(super) sha256: Option<[u8; 32]>,
     /// The serial was never issued, whatever the status says.
     pub(super) absent: bool,
-    /// Nobody knows whether it was issued, and it is not revoked.
+    /// It is not known to have been issued, and answered as though it were.
     pub(super) unlisted: bool,
     /// An answer that ends earlier is to be signed anew, though nothing in it changed.
     pub(super) at_least_until: Time,
@@ -388,9 +389,14 @@ impl Authority {
         let fresh = |as_of| until.map_or_else(|| now.since(as_of) <= self.policy.max_staleness, |until| now < until);
         let current = complete && as_of.is_some_and(fresh);
         if let Some(revocation) = self.policy.ca_revoked {
-            let until = as_of.unwrap_or(now);
-            let plan = self.plan_known(serial, &self.of_revoked_ca(record, revocation, now), key, until, true);
-            return Ok(if current { plan } else { self.outlasting(plan, key, now) });
+            let told = self.of_revoked_ca(record, revocation, now);
+            if told.since > now {
+                return Err(Silence::Early);
+            }
+            let plan = self.plan_known(serial, &told, key, as_of.unwrap_or(now), true);
+            let plan = if record.is_none() { of_nobody(plan) } else { plan };
+            // A list's date lies further back than an answer lives.
+            return Ok(if current && until.is_none() { plan } else { self.outlasting(plan, key, now) });
         }
         let listed = as_of.zip(until);
         let Some(mut record) = record else {
@@ -399,7 +405,7 @@ impl Authority {
                 Some(_) if self.policy.not_issued == NotIssued::Good => self.plan_unlisted(serial, key, as_of, current),
                 _ => self.plan_absent(key, as_of, now, current)?,
             };
-            return Ok(self.within(listed, plan, serial, now));
+            return Ok(self.within(listed, plan, serial, key, now));
         };
         let revoked = record.status != Status::Good;
         // Promise 12: until the feed has reached the head, only what is known to be revoked is known.
@@ -422,19 +428,23 @@ impl Authority {
             return Ok(self.plan_unknown(CertStatus::Unknown, key, known_until, now, current, until));
         }
         let plan = self.plan_known(serial, &record, key, known_until, current || revoked);
-        Ok(if revoked && !current { self.outlasting(plan, key, now) } else { self.within(listed, plan, serial, now) })
+        Ok(if revoked && !current {
+            self.outlasting(plan, key, now)
+        } else {
+            self.within(listed, plan, serial, key, now)
+        })
     }
 
     /// Where a CRL is the source, an answer says what the list says, from its thisUpdate and at most to its
     /// nextUpdate. It lives no longer than others all the same, counted from the alignment point before `now`.
-    fn within(&self, listed: Option<(Time, Time)>, plan: Plan, serial: Option<&Serial>, now: Time) -> Plan {
+    fn within(&self, listed: Option<(Time, Time)>, plan: Plan, serial: Option<&Serial>, key: &Key, now: Time) -> Plan {
         let Some((this_update, until)) = listed else { return plan };
         let (since, began) = (plan.since.min(this_update), self.aligned(serial, now));
         if plan.absent {
             let next_update = plan.next_update.min(until);
             return Plan { this_update, since, next_update, renewed_at: next_update, ..plan };
         }
-        let next_update = (began + self.policy.lifetime).min(until);
+        let next_update = self.listed_end(began, until, key);
         Plan {
             this_update,
             since,
@@ -446,12 +456,15 @@ impl Authority {
         }
     }
 
+    fn listed_end(&self, began: Time, until: Time, key: &Key) -> Time {
+        (began + self.policy.lifetime).min(until).min(key.not_after)
+    }
+
     /// Nobody knows whether it was issued; the operator wants it called good as long as it is not revoked.
     fn plan_unlisted(&self, serial: Option<&Serial>, key: &Key, as_of: Time, may_sign: bool) -> Plan {
         let (not_before, since) = (Time::default(), Time::default());
         let record = Record { not_before, not_after: Time::MAX, status: Status::Good, since, sha256: None };
-        let plan = self.plan_known(serial, &record, key, as_of, may_sign);
-        Plan { unlisted: true, max_age: plan.max_age.min(ABSENT_LIFETIME), ..plan }
+        of_nobody(self.plan_known(serial, &record, key, as_of, may_sign))
     }
 
     /// A revocation stands without the database too (promises 2 and 12). Its date stays what is known, which
@@ -519,9 +532,17 @@ impl Authority {
         Time::from_unix(latest.unix() - (latest.unix() - phase).rem_euclid(period))
     }
 
-    /// Whether an answer about `serial` that is dated `this_update` could be signed anew by now.
-    pub(super) fn is_due(&self, serial: &Serial, this_update: Time) -> bool {
-        self.index.as_of().is_some_and(|as_of| this_update < self.aligned(Some(serial), as_of))
+    /// Whether the answer about `serial` that `key` has `signed` could be signed anew by now.
+    pub(super) fn is_due(&self, serial: &Serial, key: &Key, signed: &Signed, now: Time) -> bool {
+        let within = self.index.until().filter(|until| now < *until && self.policy.ca_revoked.is_none());
+        let Some(as_of) = self.index.as_of() else { return false };
+        let Some(until) = within else { return signed.this_update < self.aligned(Some(serial), as_of) };
+        signed.this_update < as_of || signed.next_update < self.listed_end(self.aligned(Some(serial), now), until, key)
+    }
+
+    /// Whether `serial` belongs to a certificate that has not expired.
+    pub(super) fn is_alive(&self, serial: &Serial, now: Time) -> bool {
+        self.index.view().get(serial).is_some_and(|record| record.not_after >= now)
     }
 
     fn plan_absent(&self, key: &Key, as_of: Time, now: Time, may_sign: bool) -> Result<Plan, Silence> {
@@ -584,6 +605,11 @@ impl Authority {
         }
         all
     }
+}
+
+/// What is said of a certificate that may not exist: it is a stranger's to choose, and may come any moment.
+fn of_nobody(plan: Plan) -> Plan {
+    Plan { unlisted: true, max_age: plan.max_age.min(ABSENT_LIFETIME), ..plan }
 }
 
 /// OCSP-35.

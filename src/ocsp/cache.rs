@@ -168,13 +168,13 @@ impl Cache {
         self.shards.len()
     }
 
-    /// The keys in one piece of one shard that are to be kept signed, were asked for since they were
-    /// signed, or are pinned, and for whose thisUpdate `wanted` is true. `None` beyond the last piece.
+    /// The keys in one piece of one shard that were asked for since they were signed, or are pinned, and for
+    /// which `wanted` is true, given what was signed and whether it was asked for. `None` beyond the last piece.
     pub(super) fn due(
         &self,
         shard: usize,
         piece: usize,
-        mut wanted: impl FnMut(&Key, Time) -> bool,
+        mut wanted: impl FnMut(&Key, &Signed, bool) -> bool,
     ) -> Option<Vec<Key>> {
         let shard = lock(self.shards.get(shard)?);
         let (log, piece) = match piece.checked_sub(shard.old.pieces.len()) {
@@ -187,7 +187,8 @@ impl Cache {
             rest.split_at_checked(size_of_entry(rest)).filter(|(entry, _)| entry.len() > HEAD)
         {
             rest = after;
-            if entry.first().copied().unwrap_or(0) & (USED | PINNED) == 0 {
+            let flags = entry.first().copied().unwrap_or(0);
+            if flags & (USED | PINNED) == 0 {
                 continue;
             }
             let Some((key, signed)) = key_of(entry).zip(unpack(entry)) else { continue };
@@ -196,7 +197,7 @@ impl Cache {
                 let found = shard.entry(self.hash.hash_one(bytes), bytes);
                 found.is_some_and(|found| std::ptr::eq(found, entry))
             };
-            if wanted(&key, signed.this_update) && key_bytes(entry).is_some_and(is_live) {
+            if wanted(&key, &signed, flags & USED != 0) && key_bytes(entry).is_some_and(is_live) {
                 due.push(key);
             }
         }
@@ -537,7 +538,7 @@ mod tests {
             let mut all = Vec::new();
             for shard in 0..cache.shards() {
                 let mut piece = 0;
-                while let Some(keys) = cache.due(shard, piece, |_, this_update| this_update < Time::from_unix(5)) {
+                while let Some(keys) = cache.due(shard, piece, |_, signed, _| signed.this_update < Time::from_unix(5)) {
                     all.extend(keys);
                     piece += 1;
                 }

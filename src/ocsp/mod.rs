@@ -495,7 +495,7 @@ enum Fit {
 /// Promise 4: an answer that may be given says what the view says and is dated after the last change. One
 /// that is due for renewal goes on where nothing new may be signed (promise 2).
 fn fit(signed: &Signed, asked: &Asked<'_>) -> Fit {
-    let Asked { plan, now, .. } = asked;
+    let Asked { authority, plan, now, .. } = asked;
     if signed.status != plan.status || signed.this_update < plan.since || *now >= signed.next_update {
         Fit::False
     } else if !plan.may_sign
@@ -503,7 +503,8 @@ fn fit(signed: &Signed, asked: &Asked<'_>) -> Fit {
         || (signed.this_update >= plan.this_update && signed.next_update >= plan.at_least_until)
     {
         Fit::Fresh
-    } else if *now <= plan.overdue_until {
+    } else if *now <= plan.overdue_until && *now + authority.policy.lifetime / 2 <= signed.next_update {
+        // BR-10: one of an earlier period, which nobody had asked for since, has used up more.
         Fit::Overdue
     } else {
         Fit::True

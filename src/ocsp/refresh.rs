@@ -9,7 +9,7 @@
 //! through cache and index for at most one fiftieth of the time; what it signs follows the same rules as
 //! what a request has signed.
 
-use super::cache::{Key, Origin};
+use super::cache::{Key, Origin, Signed};
 use super::{Asked, Authority, Client, Fit, Responder, SigningKey, fit, hash_number, request};
 use crate::der::{self, tag};
 use crate::metrics::Presigned;
@@ -97,13 +97,16 @@ fn all_at(authority: &Authority) -> Option<u32> {
 }
 
 impl Responder {
-    /// Signs anew what is due and was asked for; how long it took to find that out.
+    /// Signs anew what is due and was asked for or is to be kept signed; how long it took to find that out.
     async fn renew_due(&self) -> Duration {
         let mut looked = Duration::ZERO;
         let now = self.clock.now();
-        let wanted = |key: &Key, this_update| {
-            self.signer(key, now).is_some_and(|(authority, _)| {
-                authority.policy.presign != Presign::None && authority.is_due(&key.serial, this_update)
+        // What nobody asks for is kept signed as long as the certificate lives.
+        let wanted = |place: &Key, signed: &Signed, asked: bool| {
+            self.signer(place, now).is_some_and(|(authority, key)| {
+                authority.policy.presign != Presign::None
+                    && authority.is_due(&place.serial, key, signed, now)
+                    && (asked || authority.is_alive(&place.serial, now))
             })
         };
         for shard in 0..self.cache.shards() {

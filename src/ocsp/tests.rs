@@ -236,25 +236,28 @@ async fn promise_2_the_dates_never_claim_more_than_is_known() {
 
 #[tokio::test]
 async fn promise_2_a_second_change_within_one_second_waits_for_the_next_and_is_dated_in_it() {
-    let ca = Ca::new("one");
-    let (responder, clock) = responder(&[&ca], policy());
-    ca.index.apply(&[(serial(1), record(revoked(Reason::CertificateHold), NOW.unix()))]);
-    let first = ask(&responder, &ca, serial(1), NOW).await.unwrap();
-    assert_eq!(first.this_update, NOW);
-    // As the feed dates it.
-    let next = NOW + Duration::from_secs(1);
-    ca.index.apply(&[(serial(1), record(revoked(Reason::KeyCompromise), next.unix()))]);
-    for ids in [vec![ca.cert_id(serial(1))], vec![ca.cert_id(serial(1)), ca.cert_id(serial(2))]] {
-        clock.set(NOW);
-        let request = request_of(&ids);
-        let early = responder.answer(Client::LOCAL, None, &request);
-        let early = tokio::time::timeout(Duration::from_millis(50), early).await;
-        assert!(early.is_err(), "nothing is said before its second");
+    let compromised = Revocation { at: NOW, reason: Reason::CaCompromise, invalidity_date: None };
+    for ca_revoked in [None, Some(compromised)] {
+        let ca = Ca::new("one");
+        let (responder, clock) = responder(&[&ca], Policy { ca_revoked, ..policy() });
+        ca.index.apply(&[(serial(1), record(revoked(Reason::CertificateHold), NOW.unix()))]);
+        let first = ask(&responder, &ca, serial(1), NOW).await.unwrap();
+        assert_eq!(first.this_update, NOW);
+        // As the feed dates it.
+        let next = NOW + Duration::from_secs(1);
+        ca.index.apply(&[(serial(1), record(revoked(Reason::KeyCompromise), next.unix()))]);
+        for ids in [vec![ca.cert_id(serial(1))], vec![ca.cert_id(serial(1)), ca.cert_id(serial(2))]] {
+            clock.set(NOW);
+            let request = request_of(&ids);
+            let early = responder.answer(Client::LOCAL, None, &request);
+            let early = tokio::time::timeout(Duration::from_millis(50), early).await;
+            assert!(early.is_err(), "nothing is said before its second");
+        }
+        let (second, ()) = tokio::join!(ask(&responder, &ca, serial(1), next), async { clock.set(next) });
+        let second = second.unwrap();
+        assert!(matches!(second.status, CertStatus::Revoked(revocation) if revocation.reason == Reason::KeyCompromise));
+        assert_eq!((second.this_update, second.produced_at), (next, next));
     }
-    let (second, ()) = tokio::join!(ask(&responder, &ca, serial(1), next), async { clock.set(next) });
-    let second = second.unwrap();
-    assert!(matches!(second.status, CertStatus::Revoked(revocation) if revocation.reason == Reason::KeyCompromise));
-    assert_eq!((second.this_update, second.produced_at), (next, next));
 }
 
 #[tokio::test]
@@ -341,15 +344,41 @@ async fn promise_12_known_revocations_are_answered_however_long_the_database_is_
 
 #[tokio::test]
 async fn ocsp_44_nothing_is_signed_outside_the_signers_validity() {
+    for by_list in [false, true] {
+        let ca = Ca::new("one");
+        let (responder, clock) = responder(&[&ca], policy());
+        let end = ca.delegate.not_after();
+        let late = end - Duration::from_secs(60);
+        clock.set(late);
+        ca.index.vouch(late);
+        if by_list {
+            ca.index.hold_until(end + Duration::from_secs(86_400));
+        }
+        for _ in ["signed", "from the cache"] {
+            assert_eq!(ask(&responder, &ca, serial(1), late).await.unwrap().next_update, end, "promise 3");
+        }
+        assert_eq!(responder.metrics.signatures.get(Purpose::Ocsp), 1);
+        clock.set(end + Duration::from_secs(1));
+        assert!(failed_with(ask(&responder, &ca, serial(1), late).await, Failure::TryLater));
+    }
+}
+
+#[tokio::test]
+async fn ocsp_37_a_revoked_ca_is_answered_for_all_day_where_a_list_of_yesterday_is_the_source() {
     let ca = Ca::new("one");
-    let (responder, clock) = responder(&[&ca], policy());
-    let end = ca.delegate.not_after();
-    let late = end - Duration::from_secs(60);
-    clock.set(late);
-    ca.index.vouch(late);
-    assert_eq!(ask(&responder, &ca, serial(1), late).await.unwrap().next_update, end, "promise 3");
-    clock.set(end + Duration::from_secs(1));
-    assert!(failed_with(ask(&responder, &ca, serial(1), late).await, Failure::TryLater));
+    ca.index.apply(&[(serial(2), record(revoked(Reason::Superseded), NOW.unix() - 5))]);
+    ca.index.hold_until(NOW + Duration::from_secs(86_400));
+    let compromised = Revocation { at: NOW, reason: Reason::CaCompromise, invalidity_date: None };
+    let (responder, clock) = responder(&[&ca], Policy { ca_revoked: Some(compromised), ..policy() });
+    for hours in [0, 2, 20] {
+        let now = NOW + Duration::from_secs(hours * 3_600);
+        clock.set(now);
+        for n in [1, 2, 99] {
+            let said = ask(&responder, &ca, serial(n), now).await.unwrap();
+            assert!(matches!(said.status, CertStatus::Revoked(_)), "{n} after {hours} h");
+            assert!(now < said.next_update && said.next_update <= now + policy().lifetime, "{n} after {hours} h");
+        }
+    }
 }
 
 #[tokio::test]

@@ -322,3 +322,26 @@ async fn sec_01_several_certificates_in_one_request_are_paid_for_too() {
     assert_eq!(&reply.body[..], Failure::TryLater.der());
     assert_eq!(responder.metrics.live_refused.get(Limit::Issuer), 1);
 }
+
+#[tokio::test]
+async fn sec_01_under_a_revoked_ca_serials_of_nobody_are_paid_for_and_kept_apart() {
+    let ca = Ca::new("one");
+    let compromised = Revocation { at: NOW, reason: Reason::CaCompromise, invalidity_date: None };
+    let open = Policy { ca_revoked: Some(compromised), ..policy() };
+    let (poor, _) = responder(&[&ca], Policy { live_rate: LiveRate { issuer: 0, client: 0 }, ..open.clone() });
+    let too_long: Vec<u8> = std::iter::once(0).chain([0xaa; 20]).collect();
+    let nobodys = encode_cert_id(&ca.issuer.hashes(HashAlgorithm::Sha1), &too_long);
+    for cert_id in [ca.cert_id(nth(0)), nobodys] {
+        let reply = poor.answer(Client::LOCAL, None, &encode(&cert_id, None)).await;
+        assert_eq!(&reply.body[..], Failure::TryLater.der());
+    }
+    assert_eq!(ask(&poor, &ca, serial(1), NOW).await.unwrap().status, CertStatus::Revoked(compromised));
+    let (rich, _) = responder(&[&ca], open);
+    for n in 0..10 {
+        let said = reply(&rich, &ca, nth(n)).await;
+        assert_eq!(basic(&said).singles[0].status, CertStatus::Revoked(compromised));
+        let Caching::Public { max_age, .. } = said.caching else { panic!("it is signed") };
+        assert!(max_age <= 60, "promise 1: {max_age}");
+    }
+    assert_eq!(rich.cache.size().0, 0, "SEC-14");
+}

@@ -69,6 +69,76 @@ async fn br_10_without_a_refresher_answers_are_signed_anew_before_half_their_lif
 }
 
 #[tokio::test]
+async fn br_10_an_answer_of_the_period_before_last_is_not_given_though_the_refresher_has_a_moment_left() {
+    let ca = Ca::new("one");
+    let (responder, clock) = responder(&[&ca], policy());
+    let first = ask(&responder, &ca, serial(1), NOW).await.unwrap();
+    let late = renewed_at(&responder, &ca, NOW).await + PERIOD;
+    go_to(&ca, &clock, late);
+    let said = ask(&responder, &ca, serial(1), late).await.unwrap();
+    assert_eq!(said.this_update, first.this_update + PERIOD * 2);
+}
+
+#[tokio::test]
+async fn where_a_list_is_the_source_answers_are_renewed_all_the_while_that_it_holds_and_when_the_next_one_comes() {
+    for presign in [Presign::Hot, Presign::All { rate: 1_000_000 }] {
+        let ca = Ca::new("one");
+        let day = Duration::from_secs(86_400);
+        ca.index.hold_until(NOW + day);
+        let (responder, clock) = responder(&[&ca], Policy { presign, ..policy() });
+        responder.refresh_once().await;
+        let mut before = ask(&responder, &ca, serial(1), NOW).await.unwrap();
+        let signed = || responder.metrics.answers.get(Counted::Signed);
+        let ahead = || responder.metrics.presigned.get(Presigned::Hot);
+        let began = before.next_update - policy().lifetime;
+        for round in 1..20 {
+            let due = began + PERIOD * round + Duration::from_secs(1);
+            clock.set(due);
+            let made = (signed(), ahead());
+            responder.refresh_once().await;
+            let after = ask(&responder, &ca, serial(1), due).await.unwrap();
+            assert_eq!((after.this_update, after.next_update), (NOW, before.next_update + PERIOD), "{round}");
+            assert!(ahead() > made.1 && signed() - made.0 == ahead() - made.1, "{round}: nobody else has signed");
+            let idle = signed();
+            responder.refresh_once().await;
+            assert_eq!(signed(), idle, "nothing is signed twice");
+            before = after;
+        }
+        let next = clock.now() + Duration::from_secs(60);
+        go_to(&ca, &clock, next);
+        ca.index.hold_until(next + day);
+        responder.refresh_once().await;
+        let made = signed();
+        assert_eq!(ask(&responder, &ca, serial(1), next).await.unwrap().this_update, next);
+        assert_eq!(signed(), made);
+    }
+}
+
+#[tokio::test]
+async fn all_goes_on_for_an_expired_certificate_only_while_somebody_asks() {
+    let ca = Ca::new("one");
+    let ends = NOW + Duration::from_secs(60);
+    ca.index.apply(&[(serial(2), Record { not_after: ends, ..record(Status::Good, 0) })]);
+    let (responder, clock) = responder(&[&ca], Policy { presign: Presign::All { rate: 1_000_000 }, ..policy() });
+    let made = || responder.metrics.signatures.get(Purpose::Ocsp);
+    responder.refresh_once().await;
+    assert_eq!(made(), 4);
+    let mut now = NOW + PERIOD + Duration::from_secs(1);
+    for _ in 0..3 {
+        go_to(&ca, &clock, now);
+        let before = made();
+        responder.refresh_once().await;
+        assert_eq!(made(), before + 2, "those of the other certificate");
+        now = now + PERIOD;
+    }
+    ask(&responder, &ca, serial(2), clock.now()).await.unwrap();
+    go_to(&ca, &clock, now);
+    let before = made();
+    responder.refresh_once().await;
+    assert_eq!(made(), before + 3, "somebody has asked for one of them");
+}
+
+#[tokio::test]
 async fn all_keeps_every_certificate_that_has_not_expired_signed() {
     let ca = Ca::new("one");
     for n in 2..=50 {
