@@ -3,7 +3,8 @@
 //! Goes in: a TCP stream. Comes out: the same bytes for hyper, after [`Framing`] looked at them, and an
 //! error once the client is too slow: with a head, with its next request, or in taking our answer.
 //! Bodies are timed where they are read, so that the client is told. Requests that [`Hot`] answers are
-//! answered here, and hyper does not hear of them.
+//! answered here, and hyper does not hear of them: before it is needed at all by [`Io::poll_plain`], later
+//! while it reads.
 //!
 //! Invariants: one timer a connection, and no step of a healthy request waits for it; answers leave in the
 //! order of their requests.
@@ -29,6 +30,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const LINGER: Duration = Duration::from_secs(2);
 /// Octets that are read and dropped meanwhile, at most.
 const LINGER_OCTETS: usize = 1 << 20;
+/// Octets that are read at once before hyper is needed.
+const READ_OCTETS: usize = 16 * 1024;
 
 /// What the handler tells the socket of the same connection.
 #[derive(Debug, Default)]
@@ -98,6 +101,8 @@ pub(super) struct Io {
     work: Option<Work>,
     /// Answers that were made here and have not been taken yet.
     unsent: Vec<u8>,
+    /// What came and is hyper's, before it was there.
+    left: Vec<u8>,
     /// The client wanted no more than what was answered here.
     is_over: bool,
 }
@@ -124,6 +129,7 @@ impl Io {
             hot,
             work: None,
             unsent: Vec::new(),
+            left: Vec::new(),
             is_over: false,
             limits,
         }
@@ -209,6 +215,59 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
+    /// Answers plain requests until another one comes, which is kept for hyper: `true`. `false` if the client
+    /// wants no more. A connection of plain requests alone takes neither hyper's memory nor its time.
+    pub(super) fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            ready!(self.poll_unsent(cx))?;
+            if self.is_over {
+                return Poll::Ready(Ok(false));
+            }
+            match self.read_plain(cx)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(false)),
+                Poll::Ready(_) if self.left.is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(true)),
+                Poll::Pending => {
+                    ready!(self.waits_for_request(cx))?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Reads and answers what came, and keeps what is not plain; how many octets came.
+    fn read_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        thread_local!(static CAME: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_OCTETS]));
+        CAME.with_borrow_mut(|came| {
+            let mut came = ReadBuf::new(came);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut came))?;
+            let taken = self.answer(came.filled(), cx)?;
+            self.left.extend_from_slice(came.filled().get(taken..).unwrap_or_default());
+            Poll::Ready(Ok(came.filled().len()))
+        })
+    }
+
+    /// Finishes what is being made here, after [`Io::poll_plain`] was given up: `true` if the client may be
+    /// about to send its first request.
+    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        ready!(self.poll_unsent(cx))?;
+        Poll::Ready(Ok(self.head_began.is_some()))
+    }
+
+    /// Ready, and an error, once the client was waited for long enough.
+    fn waits_for_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(deadline) = self.read_deadline()
+            && self.has_passed(deadline, cx)
+        {
+            // That a client has no further request is nobody's fault.
+            if self.head_began.is_some() {
+                self.metrics.cut.count(Cut::Header);
+            }
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+
     /// Whether `deadline` has passed; if not, the task is woken when it does.
     fn has_passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
         loop {
@@ -282,6 +341,13 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
+        if !this.left.is_empty() {
+            let given = this.left.len().min(buffer.remaining());
+            buffer.put_slice(this.left.get(..given).unwrap_or_default());
+            this.left = this.left.split_off(given);
+            this.received(buffer.filled_mut().get_mut(before..).unwrap_or_default());
+            return Poll::Ready(Ok(()));
+        }
         loop {
             ready!(this.poll_unsent(cx))?;
             if this.is_over {
@@ -302,16 +368,7 @@ impl AsyncRead for Io {
             }
             buffer.set_filled(before);
         }
-        if let Some(deadline) = this.read_deadline()
-            && this.has_passed(deadline, cx)
-        {
-            // That a client has no further request is nobody's fault.
-            if this.head_began.is_some() {
-                this.metrics.cut.count(Cut::Header);
-            }
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
+        this.waits_for_request(cx)
     }
 }
 

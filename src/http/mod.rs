@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `server` | threads, sockets, limits, stopping |
 //! | `io`, `framing` | one client's socket: time-outs, and framing that leaves no doubt |
-//! | `hot` | plain OCSP requests, answered without hyper |
+//! | `hot` | plain OCSP requests, answered without hyper, which a connection of such alone never sees |
 //! | `path` | raw path → route, base64 tail → request |
 //! | `body` | bodies, read with a limit and sent without a copy |
 //! | `range`, `pem` | parts of a list, and lists as text |

@@ -18,18 +18,20 @@ use hyper::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
@@ -318,7 +320,7 @@ pub(super) async fn told(stop: &mut watch::Receiver<bool>) {
 
 /// Accepts until told to stop, then waits for the connections; returns how many were left at the deadline.
 async fn work(listener: tokio::net::TcpListener, shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> usize {
-    let graceful = GracefulShutdown::new();
+    let (ending, ended) = watch::channel(false);
     let mut is_failing = false;
     loop {
         tokio::select! {
@@ -328,7 +330,7 @@ async fn work(listener: tokio::net::TcpListener, shared: &Arc<Shared>, mut stop:
                     if std::mem::take(&mut is_failing) {
                         shared.health.ok();
                     }
-                    open(stream, client.ip(), shared, &graceful);
+                    open(stream, client.ip(), shared, ended.clone());
                 }
                 // The client left before we came.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -342,10 +344,11 @@ async fn work(listener: tokio::net::TcpListener, shared: &Arc<Shared>, mut stop:
     }
     // Closing the socket would reset those whom the kernel has already greeted for us.
     while let Ok(Ok((stream, client))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
-        open(stream, client.ip(), shared, &graceful);
+        open(stream, client.ip(), shared, ended.clone());
     }
-    drop(listener);
-    if tokio::time::timeout(shared.limits.stop_time, graceful.shutdown()).await.is_ok() {
+    drop((listener, ended));
+    ending.send_replace(true);
+    if tokio::time::timeout(shared.limits.stop_time, ending.closed()).await.is_ok() {
         return 0;
     }
     // Connections are the only tasks of this runtime.
@@ -354,24 +357,49 @@ async fn work(listener: tokio::net::TcpListener, shared: &Arc<Shared>, mut stop:
     left
 }
 
-/// Serves a connection, or closes it if there are too many.
-fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, graceful: &GracefulShutdown) {
+/// Serves a connection until `ended` is true, or closes it if there are too many.
+fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, mut ended: watch::Receiver<bool>) {
     shared.metrics.accepted.inc();
     let Some(place) = shared.gate.enter(client, &shared.limits, &shared.metrics) else {
         shared.metrics.refused.inc();
         return;
     };
+    let (client, shared) = (Client::at(client), Arc::clone(shared));
     let handled = Arc::new(Handled::default());
-    let (site, limits) = (Arc::clone(&shared.site), Arc::clone(&shared.limits));
-    let client = Client::at(client);
-    let hot = Hot::new(Arc::clone(&site), Arc::clone(&limits), client);
-    let io = Io::new(stream, Arc::clone(&handled), hot, Arc::clone(&limits), shared.metrics.clone());
-    let head_octets = limits.head_octets.max(8192);
-    let service = service_fn(move |request| {
-        let (site, limits, handled) = (site.load_full(), Arc::clone(&limits), Arc::clone(&handled));
+    let hot = Hot::new(Arc::clone(&shared.site), Arc::clone(&shared.limits), client);
+    let io = Io::new(stream, Arc::clone(&handled), hot, Arc::clone(&shared.limits), shared.metrics.clone());
+    tokio::spawn(async move {
+        let _place = place;
+        if let Some(io) = plain(io, &mut ended).await {
+            // In a box, because most connections never come to it.
+            Box::pin(other(io, client, handled, &shared, ended)).await;
+        }
+    });
+}
+
+/// Answers plain requests. Comes back with the socket if there is more for it to do.
+async fn plain(mut io: Io, ended: &mut watch::Receiver<bool>) -> Option<Io> {
+    // However it ends, there is nobody to tell.
+    let goes_on = tokio::select! {
+        biased;
+        goes_on = poll_fn(|cx| io.poll_plain(cx)) => goes_on,
+        () = told(ended) => poll_fn(|cx| io.poll_finish(cx)).await,
+    };
+    if goes_on.ok()? {
+        return Some(io);
+    }
+    _ = io.shutdown().await;
+    None
+}
+
+/// Has hyper serve a connection.
+async fn other(io: Io, client: Client, handled: Arc<Handled>, shared: &Shared, mut ended: watch::Receiver<bool>) {
+    let head_octets = shared.limits.head_octets.max(8192);
+    let service = service_fn(|request| {
+        let (site, handled) = (shared.site.load_full(), Arc::clone(&handled));
         async move {
             handled.begin();
-            let answer = site.answer(client, request, &limits).await;
+            let answer = site.answer(client, request, &shared.limits).await;
             handled.end(answer.headers().contains_key(CONNECTION), answer.body().comes_in_pieces());
             Ok::<_, Infallible>(answer)
         }
@@ -380,11 +408,16 @@ fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, graceful: &Grac
     // `half_close`, who sends a request and closes that side gets no answer that takes a moment to make.
     let mut http = http1::Builder::new();
     let connection = http.max_buf_size(head_octets).half_close(true).serve_connection(TokioIo::new(io), service);
-    let (connection, metrics) = (graceful.watch(connection), shared.metrics.clone());
-    tokio::spawn(async move {
-        let _place = place;
-        if connection.await.is_err_and(|error| error.is_parse()) {
-            metrics.cut.count(Cut::Protocol);
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        biased;
+        served = connection.as_mut() => served,
+        () = told(&mut ended) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-    });
+    };
+    if served.is_err_and(|error| error.is_parse()) {
+        shared.metrics.cut.count(Cut::Protocol);
+    }
 }
