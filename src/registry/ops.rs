@@ -273,12 +273,13 @@ impl Registry {
     /// # Errors
     /// If the database fails; what went before that is gone.
     pub async fn trim(&self, age: Duration) -> Result<u64, RegistryError> {
+        // Looked for only once, and while others write: it reads all that is to go.
+        let Some(kept) = first_kept(&mut self.pool.read().await?, age).await? else { return Ok(0) };
         let mut gone = 0;
-        loop {
-            let step = self.write(async |session| trim_step(session, age).await).await?;
-            let Some(step) = step else { return Ok(gone) };
+        while let Some(step) = self.write(async |session| trim_step(session, kept).await).await? {
             gone += step;
         }
+        Ok(gone)
     }
 
     /// Tells every reader that a backup was put in the place of the database, so that they load everything anew.
@@ -301,17 +302,19 @@ impl Registry {
     }
 }
 
-/// Trims the oldest rows of the change log: how many, or `None` if there are none to trim.
-async fn trim_step(session: &mut Session, age: Duration) -> Result<Option<u64>, RegistryError> {
+/// The oldest row of the change log that is younger than `age`, else the newest.
+async fn first_kept(session: &mut Session, age: Duration) -> Result<Option<i64>, sqlx::Error> {
     let since = session.now().await? - age;
-    let oldest = seq(session, "SELECT min(seq) AS seq FROM jarchy.changes", []).await?;
     let kept = seq(session, "SELECT min(seq) AS seq FROM jarchy.changes WHERE at > ?", [since.into()]).await?;
     let newest = seq(session, "SELECT max(seq) AS seq FROM jarchy.changes", []).await?;
-    let (Some(oldest), Some(until)) = (oldest, kept.or(newest)) else { return Ok(None) };
-    if oldest >= until {
-        return Ok(None);
-    }
-    let until = until.min(oldest.saturating_add(TRIMMED_AT_ONCE));
+    Ok(kept.or(newest))
+}
+
+/// Trims the oldest rows of the change log before `kept`: how many, or `None` if there are none to trim.
+async fn trim_step(session: &mut Session, kept: i64) -> Result<Option<u64>, RegistryError> {
+    let oldest = seq(session, "SELECT min(seq) AS seq FROM jarchy.changes", []).await?;
+    let Some(oldest) = oldest.filter(|oldest| *oldest < kept) else { return Ok(None) };
+    let until = kept.min(oldest.saturating_add(TRIMMED_AT_ONCE));
     Ok(Some(session.execute("DELETE FROM jarchy.changes WHERE seq < ?", [Value::Integer(Some(until))]).await?))
 }
 
