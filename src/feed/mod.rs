@@ -240,6 +240,7 @@ impl<S: Source> Feed<S> {
     /// Opens the database, reads what is not known of it yet, then what changes, until something fails.
     async fn follow(&mut self) -> Result<Infallible, SourceError> {
         self.read("opening it", S::open).await?;
+        let mut retry = Duration::ZERO;
         loop {
             let position = self.position.borrow().clone();
             let position = match position {
@@ -252,9 +253,12 @@ impl<S: Source> Feed<S> {
                     self.doubts.event(format!("{why}; everything was read anew"));
                     self.health.failed(format!("{why}; everything is being read anew"));
                     self.position.send_replace(None);
+                    // A source that says so of each would else be read without a pause.
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).clamp(FIRST_RETRY, LAST_RETRY);
                 }
                 Err(error) => return Err(error),
-                Ok(()) => {}
+                Ok(()) => retry = Duration::ZERO,
             }
         }
     }
@@ -564,12 +568,15 @@ impl<S: Source> Feed<S> {
                 "the CRL has lapsed, so that nothing but revoked is answered{}",
                 alarm.map(|alarm| format!(": {alarm}")).unwrap_or_default()
             )),
-            (true, _) => self.health.failed(match self.as_of {
-                Some(as_of) => format!(
-                    "the database can be read, but proves nothing later than {as_of}: a replica that stands still?"
-                ),
-                None => "the database can be read, but nothing proves how current it is".to_owned(),
-            }),
+            (true, alarm) => {
+                let also = alarm.map(|alarm| format!("; {alarm}")).unwrap_or_default();
+                self.health.failed(match self.as_of {
+                    Some(as_of) => format!(
+                        "the database can be read, but proves nothing later than {as_of}: a replica that stands still?{also}"
+                    ),
+                    None => format!("the database can be read, but nothing proves how current it is{also}"),
+                });
+            }
             (false, Some(alarm)) => self.health.degraded(alarm),
             (false, None) => self.health.ok(),
         }
