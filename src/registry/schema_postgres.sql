@@ -47,7 +47,10 @@ INSERT INTO jarchy.meta DEFAULT VALUES;
 CREATE TABLE jarchy.heartbeat(
   -- Written on the primary every second by a Jarchy that may; on a replica it tells how far the replay is.
   id INTEGER PRIMARY KEY DEFAULT 1 CHECK (id = 1),
-  at BIGINT NOT NULL
+  -- Then it was at least this late, by the clock of the server and by that of whoever wrote it.
+  at BIGINT NOT NULL,
+  -- How far the server's clock was ahead of that; so far all commits are dated too late.
+  ahead BIGINT NOT NULL DEFAULT 0
 );
 INSERT INTO jarchy.heartbeat(at) VALUES (0);
 

@@ -10,10 +10,10 @@
 //! come out of one statement, hence one state of the database. A server that is `read_only` is a replica:
 //! what it proves reaches up to the heartbeat that a reader of the primary writes.
 
-use super::own::{Columns, digest, hex, interned};
-use super::{Batch, Currency, Gone, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
+use super::own::{Change, Clocks, Columns, Found, Peek, Pulse, cursor_of, hex, interned, opened, position_at, watch};
+use super::{Batch, Currency, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::db::{Mode, Server};
-use crate::pki::Time;
+use crate::pki::{Clock, SystemClock};
 use crate::registry;
 use serde::{Deserialize, Serialize};
 use sqlx::mysql::MySqlRow;
@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// For how long a number that nothing was found under is asked for again.
 pub const GAPS_FOR: Duration = Duration::from_secs(3_600);
@@ -34,8 +33,6 @@ const MOST_GAPS: usize = 5_000;
 const GAPS_IN: i64 = 100_000;
 /// Changes of one batch.
 const BATCH: usize = 1_000;
-/// How often a primary's heartbeat is written.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// What `certificates` says, in the order in which it is decoded.
 macro_rules! columns {
@@ -56,8 +53,8 @@ pub struct MariaDbSource {
 #[derive(Debug)]
 struct Open {
     connection: PoolConnection<MySql>,
-    /// When the heartbeat was last written; `None` where that is not allowed.
-    beat: Option<Instant>,
+    pulse: Pulse,
+    clocks: Clocks,
     /// Of which database what has been read, for waiting.
     seen: Option<(String, Cursor)>,
 }
@@ -81,15 +78,6 @@ struct Gap {
 }
 
 impl Cursor {
-    fn of(position: &Position) -> Result<Self, SourceError> {
-        serde_json::from_str(&position.cursor).map_err(|_| SourceError::Position("it is of another kind".to_owned()))
-    }
-
-    fn position(&self, database: String) -> Position {
-        // Numbers and texts always become JSON.
-        Position { database, cursor: serde_json::to_string(self).unwrap_or_default() }
-    }
-
     /// Goes on over `changes`, in the order of their numbers, that were read at `now`.
     fn advance(&mut self, changes: &[Change], now: i64) {
         for change in changes {
@@ -130,30 +118,11 @@ impl Cursor {
     }
 }
 
-/// One row of the log.
-#[derive(Clone, Debug)]
-struct Change {
-    seq: i64,
-    at: i64,
-    issuer: Arc<str>,
-    serial: Vec<u8>,
-}
-
-impl Change {
-    fn digest(&self) -> String {
-        digest(self.seq, self.at, &self.issuer, &self.serial)
-    }
-}
-
 impl MariaDbSource {
     /// Reads the database on `server`, looking for changes every `poll`.
     #[must_use]
     pub const fn new(server: Server, poll: Duration) -> Self {
         Self { server, poll, open: None }
-    }
-
-    fn open_now(&mut self) -> Result<&mut Open, SourceError> {
-        self.open.as_mut().ok_or_else(|| SourceError::Content("the database is not open".to_owned()))
     }
 }
 
@@ -182,17 +151,47 @@ impl Open {
             unread = unread,
             at_most = at_most
         );
+        let sampled = SystemClock.now();
         let rows = sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_all(&mut *self.connection).await?;
-        Look::read(&rows)
+        let unreadable = || SourceError::Content("the rows of meta and heartbeat cannot be read".to_owned());
+        let row = rows.first().ok_or_else(unreadable)?;
+        let replica = row.try_get::<i64, _>(2)? != 0;
+        // Some users may write on a replica too, and would vouch for what it has not replayed.
+        self.pulse.allowed = !replica;
+        let (now, heartbeat): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
+        let currency = self.clocks.compare(sampled, now, replica.then_some(heartbeat));
+        let mut issuer = Arc::from("");
+        let last = change(row, 5, &mut issuer)?.map(|change| change.digest());
+        let (database, trimmed) = (text(row, 0)?.to_owned(), row.try_get(1)?);
+        let mut found = Found::default();
+        for row in &rows {
+            // Without changes there is one row that names none.
+            let Some(change) = change(row, 9, &mut issuer)? else { break };
+            found.add(change, decode(row, 13)?);
+        }
+        Ok(Look { database, trimmed, now, last, currency, found })
     }
 
+    /// Writes the heartbeat when it is time. It says what both clocks agree on, and goes back only from what the
+    /// server's own has not reached yet.
     async fn beat(&mut self) {
-        if self.beat.is_some_and(|beat| beat.elapsed() >= BEAT) {
-            let beat = "UPDATE heartbeat SET at = UNIX_TIMESTAMP() WHERE at < UNIX_TIMESTAMP()";
-            // Refused for want of the right, or by a replica: then somebody else writes it.
-            let written = sqlx::query(beat).execute(&mut *self.connection).await;
-            self.beat = written.is_ok().then(Instant::now);
+        if !self.pulse.is_due() {
+            return;
         }
+        let now = SystemClock.now().unix();
+        let beat = "UPDATE heartbeat SET at = LEAST(UNIX_TIMESTAMP(), ?) \
+                    WHERE at < LEAST(UNIX_TIMESTAMP(), ?) OR at > UNIX_TIMESTAMP()";
+        self.pulse.tried(sqlx::query(beat).bind(now).bind(now).execute(&mut *self.connection).await);
+    }
+}
+
+impl Peek for Open {
+    async fn peek(&mut self) -> Result<Waited, SourceError> {
+        let Some((database, cursor)) = self.seen.take() else { return Ok(Waited::News) };
+        let look = self.look(&cursor, 1).await?;
+        look.check(&cursor, &database)?;
+        self.seen = Some((database, cursor));
+        Ok(if look.found.changes.is_empty() { Waited::Quiet(look.currency) } else { Waited::News })
     }
 }
 
@@ -201,51 +200,14 @@ impl Open {
 struct Look {
     database: String,
     trimmed: i64,
-    replica: bool,
     now: i64,
-    heartbeat: i64,
     /// The row that had the greatest number, as it is now.
     last: Option<String>,
-    changes: Vec<Change>,
-    rows: Vec<Row>,
-    gone: Vec<Gone>,
-    odd: Vec<OddRow>,
+    currency: Currency,
+    found: Found,
 }
 
 impl Look {
-    fn read(rows: &[MySqlRow]) -> Result<Self, SourceError> {
-        let unreadable = || SourceError::Content("the rows of meta and heartbeat cannot be read".to_owned());
-        let first = rows.first().ok_or_else(unreadable)?;
-        let last = change(first, 5, &mut Arc::from(""))?.map(|change| change.digest());
-        let mut look = Self {
-            database: text(first, 0)?.to_owned(),
-            trimmed: first.try_get(1)?,
-            replica: first.try_get::<i64, _>(2)? != 0,
-            now: first.try_get(3)?,
-            heartbeat: first.try_get(4)?,
-            last,
-            changes: Vec::new(),
-            rows: Vec::new(),
-            gone: Vec::new(),
-            odd: Vec::new(),
-        };
-        let mut issuer = Arc::from("");
-        for row in rows {
-            // Without changes there is one row that names none.
-            let Some(change) = change(row, 9, &mut issuer)? else { break };
-            match decode(row, 13)?.map(|columns| columns.row(&change.issuer)) {
-                Some(Ok(row)) => look.rows.push(row),
-                Some(Err(odd)) => look.odd.push(odd),
-                None => {
-                    let (issuer, serial) = (Arc::clone(&change.issuer), change.serial.clone());
-                    look.gone.push(Gone::Missing(Key { issuer, serial }));
-                }
-            }
-            look.changes.push(change);
-        }
-        Ok(look)
-    }
-
     /// Whether the log goes on from `cursor`, which was read from `database`.
     fn check(&self, cursor: &Cursor, database: &str) -> Result<(), SourceError> {
         let unfit = |why: &str| Err(SourceError::Position(why.to_owned()));
@@ -267,14 +229,6 @@ impl Look {
         }
         Ok(())
     }
-
-    const fn currency(&self) -> Currency {
-        match (self.replica, self.heartbeat) {
-            (false, _) => Currency::Present,
-            (true, 0) => Currency::Unknown,
-            (true, at) => Currency::At(Time::from_unix(at)),
-        }
-    }
 }
 
 /// A text column: with a binary collation the server calls it octets.
@@ -288,7 +242,7 @@ fn change(row: &MySqlRow, first: usize, issuer: &mut Arc<str>) -> Result<Option<
     let Some(seq) = row.try_get(first)? else { return Ok(None) };
     let at: Option<i64> = row.try_get(first + 1)?;
     let issuer = interned(issuer, text(row, first + 2)?);
-    Ok(Some(Change { seq, at: at.unwrap_or_default(), issuer, serial: row.try_get_unchecked(first + 3)? }))
+    Ok(Some(Change { seq, xid: 0, at: at.unwrap_or_default(), issuer, serial: row.try_get_unchecked(first + 3)? }))
 }
 
 /// The columns of `columns!` from `first` on; `None` where there is no certificate.
@@ -316,20 +270,23 @@ impl Source for MariaDbSource {
         self.open = None;
         let pool = self.server.mariadb(&registry::SERVER_KIND, Mode::ReadOnly).await?;
         let connection = pool.acquire().await?;
-        self.open = Some(Open { connection, beat: Some(Instant::now() - BEAT), seen: None });
+        self.open = Some(Open { connection, pulse: Pulse::new(), clocks: Clocks::default(), seen: None });
         Ok(())
     }
 
     async fn head(&mut self) -> Result<Position, SourceError> {
-        let open = self.open_now()?;
+        let open = opened(&mut self.open)?;
         // Holes far back cannot be filled any more: GAPS_IN rows are more than a busy CA writes while a
-        // transaction is open.
+        // transaction is open. If there are fewer, the first hole begins where the log was last trimmed.
         let rows = sqlx::query(
             "SELECT CONCAT(m.identity, '/', m.epoch), m.trimmed, UNIX_TIMESTAMP(), c.seq, c.at, c.issuer, c.serial, \
-             g.`before` + 1, g.seq - 1 FROM meta m LEFT JOIN (SELECT * FROM changes ORDER BY seq DESC LIMIT 1) AS c ON TRUE \
-             LEFT JOIN (SELECT seq, LAG(seq) OVER (ORDER BY seq) AS `before` FROM \
-               (SELECT seq FROM changes ORDER BY seq DESC LIMIT ?) AS late) AS g ON g.seq > g.`before` + 1",
+             GREATEST(g.`before`, m.trimmed) + 1, g.seq - 1 \
+             FROM meta m LEFT JOIN (SELECT * FROM changes ORDER BY seq DESC LIMIT 1) AS c ON TRUE \
+             LEFT JOIN (SELECT seq, LAG(seq) OVER (ORDER BY seq) AS `before` FROM ( \
+               (SELECT seq FROM changes ORDER BY seq DESC LIMIT ?) UNION ALL (SELECT trimmed FROM meta) \
+               ORDER BY seq DESC LIMIT ?) AS late) AS g ON g.seq > GREATEST(g.`before`, m.trimmed) + 1",
         )
+        .bind(GAPS_IN)
         .bind(GAPS_IN)
         .fetch_all(&mut *open.connection)
         .await?;
@@ -344,7 +301,7 @@ impl Source for MariaDbSource {
                 cursor.gaps.insert(first, Gap { last: row.try_get(8)?, since });
             }
         }
-        Ok(cursor.position(database))
+        Ok(position_at(&cursor, database))
     }
 
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
@@ -359,7 +316,7 @@ impl Source for MariaDbSource {
         .bind(serial)
         .bind(issuer)
         .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-        .fetch_all(&mut *self.open_now()?.connection)
+        .fetch_all(&mut *opened(&mut self.open)?.connection)
         .await?;
         let next = match found.last() {
             Some(row) if found.len() >= at_most => {
@@ -372,36 +329,22 @@ impl Source for MariaDbSource {
     }
 
     async fn changes(&mut self, position: &Position) -> Result<Batch, SourceError> {
-        let mut cursor = Cursor::of(position)?;
-        let open = self.open_now()?;
+        let mut cursor: Cursor = cursor_of(position)?;
+        let open = opened(&mut self.open)?;
         let look = open.look(&cursor, BATCH).await?;
         look.check(&cursor, &position.database)?;
-        cursor.advance(&look.changes, look.now);
-        let (currency, drained) = (look.currency(), look.changes.len() < BATCH);
-        let (position, gaps) = (cursor.position(position.database.clone()), cursor.open_gaps());
+        let changes = &look.found.changes;
+        cursor.advance(changes, look.now);
+        let drained = changes.len() < BATCH;
+        let (position, gaps) = (position_at(&cursor, position.database.clone()), cursor.open_gaps());
         open.seen = Some((position.database.clone(), cursor));
-        let Look { rows, gone, odd, .. } = look;
-        Ok(Batch { rows, gone, odd, position, drained, currency, gaps })
+        Ok(look.found.batch(position, drained, look.currency, gaps))
     }
 
     async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
-        let (poll, until) = (self.poll, Instant::now() + patience);
-        let open = self.open_now()?;
+        let open = opened(&mut self.open)?;
         open.beat().await;
-        loop {
-            let Some((database, cursor)) = open.seen.take() else { return Ok(Waited::News) };
-            let look = open.look(&cursor, 1).await?;
-            look.check(&cursor, &database)?;
-            open.seen = Some((database, cursor));
-            if !look.changes.is_empty() {
-                return Ok(Waited::News);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(Waited::Quiet(look.currency()));
-            }
-            tokio::time::sleep(poll.min(left)).await;
-        }
+        watch(open, self.poll, patience).await
     }
 
     async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
@@ -423,11 +366,15 @@ impl Source for MariaDbSource {
             );
             let query = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(issuer);
             let query = serials.into_iter().fold(query, sqlx::query::Query::bind);
-            let (found, strange) = all(&query.fetch_all(&mut *self.open_now()?.connection).await?)?;
+            let (found, strange) = all(&query.fetch_all(&mut *opened(&mut self.open)?.connection).await?)?;
             rows.extend(found);
             odd.extend(strange);
         }
         Ok((rows, odd))
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.open.as_ref().and_then(|open| open.clocks.complaint.clone())
     }
 }
 

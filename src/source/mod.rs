@@ -124,7 +124,7 @@ pub struct Position {
 pub enum Currency {
     /// Up to that moment: all that was committed before it has been given.
     Present,
-    /// Up to this time, by the clock of whoever wrote it: a replica's heartbeat.
+    /// Up to this time, by the clock of whoever wrote it: a replica's heartbeat; this machine's clock was compared.
     At(Time),
     /// Up to so long before that moment: the database keeps no order of commits.
     Lagging(Duration),

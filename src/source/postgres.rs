@@ -9,7 +9,8 @@
 //! `LISTEN` wakes the reader and is believed nothing. On a standby nobody can listen, so that is asked every
 //! `poll`; nor does a snapshot there name those that are under way (PostgreSQL keeps them elsewhere), so
 //! each is asked for by its number until it has ended. What a standby proves reaches up to the heartbeat that a
-//! reader of the primary writes, or up to the last commit that was replayed.
+//! reader of the primary writes, or up to the last commit that was replayed; of both only as much as the clock of
+//! the primary and that of its reader agree on. One that is promoted is opened anew.
 //!
 //! A load is one long `COPY`, of which the next pages are read while one is taken in. A standby may cancel it for the
 //! replay's sake, a server that bounds its statements for their sake; so after a load that was broken off the next one
@@ -19,10 +20,10 @@
 //! come out of one statement, hence one snapshot. A crash of the server that takes numbers of transactions
 //! back cannot hide any: numbers beyond the newest row seen count as unread.
 
-use super::own::{Columns, digest, hex, interned};
-use super::{Batch, Currency, Gone, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
+use super::own::{Change, Clocks, Columns, Found, Peek, Pulse, cursor_of, hex, interned, opened, position_at, watch};
+use super::{Batch, Currency, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::db::{Mode, Server};
-use crate::pki::Time;
+use crate::pki::{Clock, SystemClock};
 use crate::registry;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -31,12 +32,11 @@ use serde::{Deserialize, Serialize};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgListener, PgPool, PgRow};
 use sqlx::{Postgres, Row as _};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// Changes of one batch.
 const BATCH: i64 = 1_000;
@@ -46,8 +46,6 @@ const LARGE: usize = 5_000;
 const AHEAD: usize = 2;
 /// Where all pages of a load but the first begin.
 const STREAMED: &str = "the next of the load";
-/// How often a primary's heartbeat is written.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// Only heartbeats are written here, and none is worth waiting for. What is asked is the same each time and touches a
 /// few rows that an index finds; but of tables that were filled a moment ago the server has no statistics: it expects
@@ -81,8 +79,8 @@ struct Open {
     woken: Option<Arc<Notify>>,
     /// The listener; it ends with this, or when its connection does.
     listening: JoinSet<()>,
-    /// When the heartbeat was last written; `None` where that is not allowed.
-    beat: Option<Instant>,
+    pulse: Pulse,
+    clocks: Clocks,
     /// The load that is under way.
     load: Option<Load>,
     /// Of which database what has been read, for waiting.
@@ -101,14 +99,16 @@ struct Load {
 struct Cursor {
     /// The newest transaction of which a row was seen.
     newest: i64,
-    /// Those before it that are not read yet.
-    unread: BTreeSet<i64>,
+    /// Those before it that are not read yet, as runs from one to another: on a standby there may be very many.
+    unread: BTreeMap<i64, i64>,
     /// Of the last one that was read only the rows up to this one have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     within: Option<(i64, i64)>,
     /// The newest row seen and what it said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<Last>,
+    /// Who trimmed the log last, as far as this has seen.
+    trimmer: i64,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -117,90 +117,94 @@ struct Last {
     digest: String,
 }
 
+impl From<&Change> for Last {
+    fn from(change: &Change) -> Self {
+        Self { seq: change.seq, digest: change.digest() }
+    }
+}
+
 impl Cursor {
-    fn of(position: &Position) -> Result<Self, SourceError> {
-        serde_json::from_str(&position.cursor).map_err(|_| SourceError::Position("it is of another kind".to_owned()))
-    }
-
-    fn position(&self, database: String) -> Position {
-        // Numbers and texts always become JSON.
-        Position { database, cursor: serde_json::to_string(self).unwrap_or_default() }
-    }
-
-    /// Goes on over `changes`, in the order of the log, that were read in `snapshot`; `full` if there may be
-    /// more of them. All of `ended` had ended before the snapshot.
-    fn advance(&mut self, changes: &[Change], snapshot: &Snapshot, full: bool, ended: &BTreeSet<i64>) {
-        let mut read: BTreeSet<i64> = changes.iter().map(|change| change.xid).collect();
-        read.extend(self.within.take().map(|(xid, _)| xid));
-        let known = self.newest;
-        let mut reached = i64::MAX;
+    /// Goes on over what `look` showed, of which there may be more if it is `full`.
+    fn advance(&mut self, look: &Look, full: bool) {
+        let changes = &look.found.changes;
+        let (known, mut reached) = (self.newest, i64::MAX);
+        self.within = None;
         if let Some(last) = changes.last() {
             if last.xid >= self.newest {
                 self.newest = last.xid;
-                self.last = Some(Last { seq: last.seq, digest: last.digest() });
+                self.last = Some(last.into());
             }
             if full {
                 reached = last.xid;
                 self.within = Some((last.xid, last.seq));
-                self.unread.insert(last.xid);
             }
         }
-        self.unread.extend(snapshot.running_among(known.saturating_add(1), self.newest));
-        // Of those that were passed only they are left of which the snapshot could not show the end.
-        let may_come = |xid: &i64| snapshot.may_run(*xid) && !read.contains(xid) && !ended.contains(xid);
-        self.unread.retain(|xid| *xid >= reached || may_come(xid));
+        // Of those that were passed only they are left of which nothing showed the end; of the others, all.
+        let mut left = look.snapshot.open_among(known.saturating_add(1), self.newest.min(reached - 1));
+        if reached > known && full {
+            left.push((reached, reached));
+        }
+        for (first, last) in std::mem::take(&mut self.unread) {
+            left.extend(look.before.open_among(first, last.min(reached - 1)));
+            if last >= reached {
+                left.push((first.max(reached), last));
+            }
+        }
+        let read: BTreeSet<i64> = changes.iter().map(|change| change.xid).filter(|xid| *xid < reached).collect();
+        for (mut first, last) in left {
+            for xid in read.range(first..=last) {
+                if first < *xid {
+                    self.unread.insert(first, xid - 1);
+                }
+                first = xid + 1;
+            }
+            if first <= last {
+                self.unread.insert(first, last);
+            }
+        }
+        self.trimmer = look.trimmer;
     }
 
-    /// The oldest transaction that is not read.
-    fn oldest_unread(&self) -> i64 {
-        self.unread.first().copied().unwrap_or_else(|| self.newest.saturating_add(1))
+    /// The oldest transaction that has ended, as far as `snapshot` tells, and is not read.
+    fn oldest_ended(&self, snapshot: &Snapshot) -> i64 {
+        let ended = self.unread.iter().find_map(|(&first, &last)| {
+            let open = snapshot.open_among(first, last).into_iter();
+            let next = open.fold(first, |next, (first, last)| if first == next { last + 1 } else { next });
+            (next <= last).then_some(next)
+        });
+        ended.unwrap_or_else(|| self.newest.saturating_add(1))
+    }
+
+    /// Transactions that are waited for.
+    fn open(&self) -> usize {
+        self.unread.iter().map(|(first, last)| usize::try_from(last - first + 1).unwrap_or(0)).sum()
     }
 }
 
-/// `pg_snapshot`, and whether a standby took it: then it names nobody who is under way.
+/// Which transactions may still commit: those that are named, and all from `unnamed` on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Snapshot {
-    xmin: i64,
-    xmax: i64,
     running: BTreeSet<i64>,
-    standby: bool,
+    unnamed: i64,
+    /// From here on none has ended.
+    xmax: i64,
 }
 
 impl Snapshot {
+    /// `pg_snapshot`; on a standby it names nobody who is under way.
     fn parse(text: &str, standby: bool) -> Option<Self> {
         let mut parts = text.split(':');
         let (xmin, xmax) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let running = parts.next()?.split(',').filter(|xid| !xid.is_empty()).map(str::parse);
-        Some(Self { xmin, xmax, running: running.collect::<Result<_, _>>().ok()?, standby })
+        let unnamed = if standby { xmin } else { xmax };
+        Some(Self { running: running.collect::<Result<_, _>>().ok()?, unnamed, xmax })
     }
 
-    /// Whether the transaction may still commit, as far as the snapshot alone tells.
-    fn may_run(&self, xid: i64) -> bool {
-        xid >= self.xmax || (xid >= self.xmin && (self.standby || self.running.contains(&xid)))
-    }
-
-    /// Those from `first` to `last` that may still commit.
-    fn running_among(&self, first: i64, last: i64) -> Vec<i64> {
-        match self.standby {
-            true => (first.max(self.xmin)..=last).collect(),
-            false => self.running.iter().copied().filter(|xid| (first..=last).contains(xid)).collect(),
-        }
-    }
-}
-
-/// One row of the log.
-#[derive(Clone, Debug)]
-struct Change {
-    seq: i64,
-    xid: i64,
-    at: i64,
-    issuer: Arc<str>,
-    serial: Vec<u8>,
-}
-
-impl Change {
-    fn digest(&self) -> String {
-        digest(self.seq, self.at, &self.issuer, &self.serial)
+    /// Those from `first` to `last` that may still commit, as runs.
+    fn open_among(&self, first: i64, last: i64) -> Vec<(i64, i64)> {
+        let named = self.running.iter().filter(|xid| (first..=last).contains(*xid)).map(|xid| (*xid, *xid));
+        let unnamed = first.max(self.unnamed);
+        named.chain((unnamed <= last).then_some((unnamed, last))).collect()
     }
 }
 
@@ -209,10 +213,6 @@ impl PostgresSource {
     #[must_use]
     pub const fn new(server: Server, poll: Duration) -> Self {
         Self { server, poll, open: None, broken_off: false }
-    }
-
-    fn open_now(&mut self) -> Result<&mut Open, SourceError> {
-        self.open.as_mut().ok_or_else(|| SourceError::Content("the database is not open".to_owned()))
     }
 }
 
@@ -225,62 +225,120 @@ async fn listen(mut listener: PgListener, woken: Arc<Notify>) {
 }
 
 impl Open {
+    /// On a standby, which of `runs` are under way; and who trimmed the log last. Asked before the snapshot of a look is
+    /// taken, which then shows what all the others wrote.
+    async fn ask(&mut self, runs: &BTreeMap<i64, i64>) -> Result<(Snapshot, i64), SourceError> {
+        let (first, last): (Vec<i64>, Vec<i64>) = runs.iter().unzip();
+        let rows = sqlx::query(
+            "SELECT pg_snapshot_xmax(s)::text::int8, m.xmin::text::int8, r.xid \
+             FROM jarchy.meta m CROSS JOIN pg_current_snapshot() AS s LEFT JOIN LATERAL (SELECT xid FROM ( \
+               SELECT generate_series(greatest(first, pg_snapshot_xmin(s)::text::int8), \
+                 least(last, pg_snapshot_xmax(s)::text::int8 - 1)) AS xid FROM unnest($1::int8[], $2::int8[]) AS run(first, last) \
+               ) AS those WHERE pg_xact_status(xid::text::xid8) = 'in progress') AS r ON true",
+        )
+        .bind(first)
+        .bind(last)
+        .fetch_all(&mut *self.connection)
+        .await?;
+        let row = rows.first().ok_or_else(|| unreadable("the row of meta"))?;
+        let (xmax, trimmer) = (row.try_get(0)?, row.try_get(1)?);
+        let running =
+            rows.iter().filter_map(|row| row.try_get::<Option<i64>, _>(2).transpose()).collect::<Result<_, _>>()?;
+        Ok((Snapshot { running, unnamed: xmax, xmax }, trimmer))
+    }
+
     /// One look at the log: what `cursor` leaves unread, and everything that proves where we are.
     async fn look(&mut self, cursor: &Cursor, at_most: i64) -> Result<Look, SourceError> {
-        let unread: Vec<String> = cursor.unread.iter().map(i64::to_string).collect();
-        // Asked for before the snapshot is taken, which then shows what they wrote.
-        let ended: Vec<i64> = match self.woken {
-            None if !unread.is_empty() => {
-                sqlx::query_scalar(
-                    "SELECT x::text::int8 FROM unnest($1::text[]::xid8[]) AS x \
-                     WHERE coalesce(pg_xact_status(x), '') <> 'in progress'",
-                )
-                .bind(&unread)
-                .fetch_all(&mut *self.connection)
-                .await?
-            }
-            _ => Vec::new(),
+        let asked = match self.woken {
+            None if !cursor.unread.is_empty() => Some(self.ask(&cursor.unread).await?),
+            _ => None,
         };
-        let (within, after) = cursor.within.unwrap_or_default();
+        let runs = cursor.unread.iter().map(|(first, last)| (*first, *last));
+        let runs = runs.chain([(cursor.newest.saturating_add(1), i64::MAX)]);
+        let (first, last): (Vec<i64>, Vec<i64>) = runs.unzip();
+        // Behind which row of its first transaction each begins: mostly before all of them.
+        let begun = |xid: &i64| cursor.within.filter(|(within, _)| within == xid).map_or(-1, |(_, seq)| seq);
+        let after: Vec<i64> = first.iter().map(begun).collect();
+        let sampled = SystemClock.now();
         let rows = sqlx::query(concat!(
             "SELECT pg_current_snapshot()::text, pg_is_in_recovery(), m.identity || '/' || m.epoch, \
-             m.trimmed::text::int8, coalesce((SELECT at FROM jarchy.heartbeat), 0), \
+             m.trimmed::text::int8, m.xmin::text::int8, jarchy.now(), h.at, h.ahead, \
              floor(extract(epoch FROM pg_last_xact_replay_timestamp()))::int8, \
-             l.seq, l.at, l.issuer, l.serial, c.seq, c.xid::text::int8, c.at, c.issuer, c.serial, r.* \
-             FROM jarchy.meta m LEFT JOIN jarchy.changes l ON l.seq = $1 LEFT JOIN ( \
-               SELECT * FROM ( \
-                 (SELECT seq, xid, at, issuer, serial FROM jarchy.changes WHERE xid = ANY($2::text[]::xid8[]) \
-                   AND NOT (xid = $3::text::xid8 AND seq <= $4) ORDER BY xid, seq LIMIT $6) \
-                 UNION ALL \
-                 (SELECT seq, xid, at, issuer, serial FROM jarchy.changes WHERE xid > $5::text::xid8 \
-                   ORDER BY xid, seq LIMIT $6) \
-               ) AS unread ORDER BY xid, seq LIMIT $6 \
+             has_table_privilege('jarchy.heartbeat', 'UPDATE') AND NOT current_setting('transaction_read_only')::bool, \
+             l.xid::text::int8, l.seq, l.at, l.issuer, l.serial, c.xid::text::int8, c.seq, c.at, c.issuer, c.serial, r.* \
+             FROM jarchy.meta m JOIN jarchy.heartbeat h ON true LEFT JOIN jarchy.changes l ON l.seq = $1 LEFT JOIN ( \
+               SELECT unread.* FROM unnest($2::int8[], $3::int8[], $4::int8[]) AS run(first, last, after), LATERAL ( \
+                 SELECT seq, xid, at, issuer, serial FROM jarchy.changes WHERE xid <= last::text::xid8 \
+                   AND (xid, seq) > (first::text::xid8, after) ORDER BY xid, seq LIMIT $5 \
+               ) AS unread ORDER BY xid, seq LIMIT $5 \
              ) c ON true LEFT JOIN LATERAL (SELECT ",
             columns!(),
             " FROM jarchy.certificates WHERE issuer = c.issuer AND serial = c.serial) AS r ON true ORDER BY c.xid, c.seq"
         ))
         .bind(cursor.last.as_ref().map_or(-1, |last| last.seq))
-        .bind(unread)
-        .bind(within.to_string())
+        .bind(first)
+        .bind(last)
         .bind(after)
-        .bind(cursor.newest.to_string())
         .bind(at_most)
         .fetch_all(&mut *self.connection)
         .await?;
-        let mut look = Look::read(&rows)?;
-        look.ended.extend(ended);
-        Ok(look)
+        let row = rows.first().ok_or_else(|| unreadable("the row of meta"))?;
+        let standby: bool = row.try_get(1)?;
+        if standby != self.woken.is_none() {
+            return Err(SourceError::Content("the standby was promoted: it is opened anew as a primary".to_owned()));
+        }
+        self.pulse.allowed = row.try_get(9)?;
+        // A standby has replayed everything up to the heartbeat, and all commits before the last one that it has; those
+        // of the same second may stand in another order.
+        let (heartbeat, ahead, commit): (i64, i64, Option<i64>) = (row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
+        let replayed = commit.map_or(heartbeat, |commit| heartbeat.max(commit - 1 - ahead));
+        let currency = self.clocks.compare(sampled, row.try_get(5)?, standby.then_some(replayed));
+        let snapshot = Snapshot::parse(row.try_get(0)?, standby).ok_or_else(|| unreadable("the snapshot"))?;
+        let (before, trimmer) = match asked {
+            Some(asked) => asked,
+            None => (snapshot.clone(), row.try_get(4)?),
+        };
+        let mut issuer = Arc::from("");
+        let last = change(row, 10, &mut issuer)?;
+        let (database, trimmed) = (row.try_get(2)?, row.try_get(3)?);
+        let mut found = Found::default();
+        for row in &rows {
+            // Without changes there is one row that names none.
+            let Some(change) = change(row, 15, &mut issuer)? else { break };
+            found.add(change, decode(row, 20)?);
+        }
+        let last = last.as_ref().map(Last::from);
+        Ok(Look { snapshot, before, standby, database, trimmed, trimmer, last, currency, found })
     }
 
-    /// Writes the heartbeat when it is time; losing one in a crash does no harm.
-    async fn beat(&mut self) -> Result<(), SourceError> {
-        if self.beat.is_some_and(|beat| beat.elapsed() >= BEAT) {
-            sqlx::query("UPDATE jarchy.heartbeat SET at = jarchy.now() WHERE at < jarchy.now()")
-                .execute(&mut *self.connection)
-                .await?;
-            self.beat = Some(Instant::now());
+    /// Writes the heartbeat when it is time; losing one in a crash does no harm. It says what both clocks agree on, and
+    /// goes back only from what the server's own has not reached yet. If somebody else has it in hand, so much the better.
+    async fn beat(&mut self) {
+        if !self.pulse.is_due() {
+            return;
         }
-        Ok(())
+        let beat = sqlx::query(
+            "UPDATE jarchy.heartbeat AS h SET at = n.at, ahead = n.now - n.at FROM ( \
+               SELECT id, now, least(now, $1) AS at FROM jarchy.heartbeat, (SELECT jarchy.now()) AS clock(now) \
+               WHERE at < least(now, $1) OR at > now FOR UPDATE OF heartbeat SKIP LOCKED \
+             ) AS n WHERE h.id = n.id",
+        );
+        let written = beat.bind(SystemClock.now().unix()).execute(&mut *self.connection).await;
+        self.pulse.tried(written);
+    }
+}
+
+fn unreadable(what: &str) -> SourceError {
+    SourceError::Content(format!("{what} of the database cannot be read"))
+}
+
+impl Peek for Open {
+    async fn peek(&mut self) -> Result<Waited, SourceError> {
+        let Some((database, cursor)) = self.seen.take() else { return Ok(Waited::News) };
+        let look = self.look(&cursor, 1).await?;
+        look.check(&cursor, &database)?;
+        self.seen = Some((database, cursor));
+        Ok(if look.found.changes.is_empty() { Waited::Quiet(look.currency) } else { Waited::News })
     }
 }
 
@@ -288,68 +346,21 @@ impl Open {
 #[derive(Debug)]
 struct Look {
     snapshot: Snapshot,
-    /// Transactions that had ended before the snapshot.
-    ended: BTreeSet<i64>,
+    /// What is known of those that were unread before: as of the snapshot, or on a standby a little earlier.
+    before: Snapshot,
+    standby: bool,
     database: String,
+    /// The newest transaction of which a row was ever trimmed.
     trimmed: i64,
-    heartbeat: i64,
-    replayed: Option<i64>,
+    /// Who trimmed the log last; no later than `before`.
+    trimmer: i64,
     /// The row that was seen last, as it is now.
     last: Option<Last>,
-    changes: Vec<Change>,
-    rows: Vec<Row>,
-    gone: Vec<Gone>,
-    odd: Vec<OddRow>,
+    currency: Currency,
+    found: Found,
 }
 
 impl Look {
-    fn read(rows: &[PgRow]) -> Result<Self, SourceError> {
-        let unreadable = |what: &str| SourceError::Content(format!("{what} of the database cannot be read"));
-        let first = rows.first().ok_or_else(|| unreadable("the row of meta"))?;
-        let standby = first.try_get(1)?;
-        let last = match first.try_get(6)? {
-            Some(seq) => {
-                Some(Last { seq, digest: digest(seq, first.try_get(7)?, first.try_get(8)?, first.try_get(9)?) })
-            }
-            None => None,
-        };
-        let mut look = Self {
-            snapshot: Snapshot::parse(first.try_get(0)?, standby).ok_or_else(|| unreadable("the snapshot"))?,
-            ended: BTreeSet::new(),
-            database: first.try_get(2)?,
-            trimmed: first.try_get(3)?,
-            heartbeat: first.try_get(4)?,
-            replayed: first.try_get(5)?,
-            last,
-            changes: Vec::new(),
-            rows: Vec::new(),
-            gone: Vec::new(),
-            odd: Vec::new(),
-        };
-        let mut issuer = Arc::from("");
-        for row in rows {
-            // Without changes there is one row that names none.
-            let Some(seq) = row.try_get(10)? else { break };
-            let change = Change {
-                seq,
-                xid: row.try_get(11)?,
-                at: row.try_get(12)?,
-                issuer: interned(&mut issuer, row.try_get(13)?),
-                serial: row.try_get(14)?,
-            };
-            match decode(row, 15)?.map(|columns| columns.row(&change.issuer)) {
-                Some(Ok(row)) => look.rows.push(row),
-                Some(Err(odd)) => look.odd.push(odd),
-                None => {
-                    let (issuer, serial) = (Arc::clone(&change.issuer), change.serial.clone());
-                    look.gone.push(Gone::Missing(Key { issuer, serial }));
-                }
-            }
-            look.changes.push(change);
-        }
-        Ok(look)
-    }
-
     /// Whether the log goes on from `cursor`, which was read from `database`.
     fn check(&self, cursor: &Cursor, database: &str) -> Result<(), SourceError> {
         let unfit = |why: &str| Err(SourceError::Position(why.to_owned()));
@@ -360,7 +371,7 @@ impl Look {
             (Some(seen), Some(is)) if seen != is => {
                 return unfit("the change last read is another one now: a backup was restored");
             }
-            (Some(_), None) if self.snapshot.standby && self.snapshot.xmax <= cursor.newest => {
+            (Some(_), None) if self.standby && self.snapshot.xmax <= cursor.newest => {
                 return Err(SourceError::Content(
                     "this standby has not replayed yet what was read elsewhere before; waiting for it".to_owned(),
                 ));
@@ -370,21 +381,20 @@ impl Look {
             }
             _ => {}
         }
-        if self.trimmed >= cursor.oldest_unread() {
+        // What still ran when the log was trimmed cannot have lost anything by that.
+        if self.trimmer != cursor.trimmer && self.trimmed >= cursor.oldest_ended(&self.before) {
             return unfit("changes that were not read yet have been trimmed");
         }
         Ok(())
     }
+}
 
-    /// On a standby everything up to the heartbeat has been replayed, and all commits before the last one
-    /// that was; those of the same second may stand in another order.
-    fn currency(&self) -> Currency {
-        if !self.snapshot.standby {
-            return Currency::Present;
-        }
-        let proved = self.replayed.map_or(self.heartbeat, |replayed| self.heartbeat.max(replayed - 1));
-        if proved > 0 { Currency::At(Time::from_unix(proved)) } else { Currency::Unknown }
-    }
+/// The row of the log whose columns begin at `first`.
+fn change(row: &PgRow, first: usize, issuer: &mut Arc<str>) -> Result<Option<Change>, sqlx::Error> {
+    let Some(xid) = row.try_get(first)? else { return Ok(None) };
+    let (seq, at) = (row.try_get(first + 1)?, row.try_get(first + 2)?);
+    let issuer = interned(issuer, row.try_get(first + 3)?);
+    Ok(Some(Change { seq, xid, at, issuer, serial: row.try_get(first + 4)? }))
 }
 
 impl Source for PostgresSource {
@@ -396,8 +406,6 @@ impl Source for PostgresSource {
         let mut connection = pool.acquire().await?;
         sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
         let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await?;
-        let may_beat = "SELECT NOT pg_is_in_recovery() AND has_table_privilege('jarchy.heartbeat', 'UPDATE')";
-        let may_beat: bool = sqlx::query_scalar(may_beat).fetch_one(&mut *connection).await?;
         let (mut listening, mut woken) = (JoinSet::new(), None);
         if !standby {
             let mut listener = PgListener::connect_with(&pool).await?;
@@ -407,35 +415,41 @@ impl Source for PostgresSource {
             listening.spawn(listen(listener, Arc::clone(&wake)));
             woken = Some(wake);
         }
-        let beat = may_beat.then(|| Instant::now() - BEAT);
-        self.open = Some(Open { pool, connection, woken, listening, beat, load: None, seen: None });
+        let (pulse, clocks) = (Pulse::new(), Clocks::default());
+        self.open = Some(Open { pool, connection, woken, listening, pulse, clocks, load: None, seen: None });
         Ok(())
     }
 
     async fn head(&mut self) -> Result<Position, SourceError> {
-        let open = self.open_now()?;
+        let open = opened(&mut self.open)?;
+        let asked = match open.woken {
+            None => Some(open.ask(&BTreeMap::from([(0, i64::MAX)])).await?),
+            Some(_) => None,
+        };
         let row = sqlx::query(
-            "SELECT pg_current_snapshot()::text, pg_is_in_recovery(), m.identity || '/' || m.epoch, \
-             m.trimmed::text::int8, c.xid::text::int8, c.seq, c.at, c.issuer, c.serial \
+            "SELECT pg_current_snapshot()::text, m.identity || '/' || m.epoch, m.trimmed::text::int8, \
+             m.xmin::text::int8, c.xid::text::int8, c.seq, c.at, c.issuer, c.serial \
              FROM jarchy.meta m LEFT JOIN (SELECT * FROM jarchy.changes ORDER BY xid DESC, seq DESC LIMIT 1) c ON true",
         )
         .fetch_one(&mut *open.connection)
         .await?;
-        let snapshot = Snapshot::parse(row.try_get(0)?, row.try_get(1)?)
-            .ok_or_else(|| SourceError::Content("the snapshot of the database cannot be read".to_owned()))?;
-        let mut cursor = Cursor { newest: row.try_get(3)?, ..Cursor::default() };
-        if let Some(newest) = row.try_get(4)? {
-            let seq = row.try_get(5)?;
-            let digest = digest(seq, row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
-            let unread = snapshot.running_among(snapshot.xmin, newest).into_iter().collect();
-            cursor = Cursor { newest, unread, within: None, last: Some(Last { seq, digest }) };
+        let (snapshot, trimmer) = match asked {
+            Some(asked) => asked,
+            None => {
+                (Snapshot::parse(row.try_get(0)?, false).ok_or_else(|| unreadable("the snapshot"))?, row.try_get(3)?)
+            }
+        };
+        let mut cursor = Cursor { newest: row.try_get(2)?, trimmer, ..Cursor::default() };
+        if let Some(newest) = change(&row, 4, &mut Arc::from(""))? {
+            cursor.unread = snapshot.open_among(0, newest.xid).into_iter().collect();
+            (cursor.newest, cursor.last) = (newest.xid, Some((&newest).into()));
         }
-        Ok(cursor.position(row.try_get(2)?))
+        Ok(position_at(&cursor, row.try_get(1)?))
     }
 
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
         let streams = at_most >= LARGE && !self.broken_off;
-        let open = self.open_now()?;
+        let open = opened(&mut self.open)?;
         match after {
             Some(PageKey(key)) if key == STREAMED => {}
             None if streams => {
@@ -456,23 +470,20 @@ impl Source for PostgresSource {
     }
 
     async fn changes(&mut self, position: &Position) -> Result<Batch, SourceError> {
-        let mut cursor = Cursor::of(position)?;
-        let open = self.open_now()?;
+        let mut cursor: Cursor = cursor_of(position)?;
+        let open = opened(&mut self.open)?;
         let look = open.look(&cursor, BATCH).await?;
         look.check(&cursor, &position.database)?;
-        let full = i64::try_from(look.changes.len()).is_ok_and(|len| len >= BATCH);
-        cursor.advance(&look.changes, &look.snapshot, full, &look.ended);
-        let (currency, position) = (look.currency(), cursor.position(position.database.clone()));
-        let gaps = cursor.unread.len();
+        let full = i64::try_from(look.found.changes.len()).is_ok_and(|len| len >= BATCH);
+        cursor.advance(&look, full);
+        let (position, gaps) = (position_at(&cursor, position.database.clone()), cursor.open());
         open.seen = Some((position.database.clone(), cursor));
-        let Look { rows, gone, odd, .. } = look;
-        Ok(Batch { rows, gone, odd, position, drained: !full, currency, gaps })
+        Ok(look.found.batch(position, !full, look.currency, gaps))
     }
 
     async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
-        let (poll, until) = (self.poll, Instant::now() + patience);
-        let open = self.open_now()?;
-        open.beat().await?;
+        let open = opened(&mut self.open)?;
+        open.beat().await;
         if let Some(woken) = &open.woken
             && !patience.is_zero()
         {
@@ -483,20 +494,7 @@ impl Source for PostgresSource {
             // That nobody woke us proves nothing.
             return Ok(if woken { Waited::News } else { Waited::Quiet(Currency::Unknown) });
         }
-        loop {
-            let Some((database, cursor)) = open.seen.take() else { return Ok(Waited::News) };
-            let look = open.look(&cursor, 1).await?;
-            look.check(&cursor, &database)?;
-            open.seen = Some((database, cursor));
-            if !look.changes.is_empty() {
-                return Ok(Waited::News);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(Waited::Quiet(look.currency()));
-            }
-            tokio::time::sleep(poll.min(left)).await;
-        }
+        watch(open, self.poll, patience).await
     }
 
     async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
@@ -509,7 +507,7 @@ impl Source for PostgresSource {
         ))
         .bind(issuers)
         .bind(serials)
-        .fetch_all(&mut *self.open_now()?.connection)
+        .fetch_all(&mut *opened(&mut self.open)?.connection)
         .await?;
         let (mut rows, mut odd, mut issuer) = (Vec::new(), Vec::new(), Arc::from(""));
         for row in &found {
@@ -521,6 +519,10 @@ impl Source for PostgresSource {
             }
         }
         Ok((rows, odd))
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.open.as_ref().and_then(|open| open.clocks.complaint.clone())
     }
 }
 

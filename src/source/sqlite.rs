@@ -7,7 +7,7 @@
 //! Invariants: rows and the position that covers them are read in one transaction; nothing is read, and
 //! nothing vouched for, from a file that no longer stands at the path.
 
-use super::own::{digest, hex, interned};
+use super::own::{Peek, digest, hex, interned, watch};
 use super::{Batch, Currency, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::db::{self, Mode};
 use crate::pki::{Reason, Revocation, Serial, Status, Time};
@@ -20,7 +20,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Changes of one batch.
 const BATCH: i64 = 1_000;
@@ -89,6 +88,14 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
 
 async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
+}
+
+impl Peek for SqliteSource {
+    async fn peek(&mut self) -> Result<Waited, SourceError> {
+        let open = self.open_now()?;
+        let drained = Some(data_version(&mut open.connection).await?) == open.drained_at;
+        Ok(if drained { Waited::Quiet(Currency::Present) } else { Waited::News })
+    }
 }
 
 impl Source for SqliteSource {
@@ -168,18 +175,8 @@ impl Source for SqliteSource {
     }
 
     async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
-        let (poll, until) = (self.poll, Instant::now() + patience);
-        loop {
-            let open = self.open_now()?;
-            if Some(data_version(&mut open.connection).await?) != open.drained_at {
-                return Ok(Waited::News);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(Waited::Quiet(Currency::Present));
-            }
-            tokio::time::sleep(poll.min(left)).await;
-        }
+        let poll = self.poll;
+        watch(self, poll, patience).await
     }
 
     async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
@@ -290,8 +287,10 @@ fn read(row: &SqliteRow, issuer: &mut Arc<str>) -> Result<Row, OddRow> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::own::testing::gap;
     use super::*;
     use sqlx::{AssertSqlSafe, SqlitePool};
+    use std::time::Instant;
     use tempfile::TempDir;
 
     /// A database with three certificates and its reader, opened and at the head.
@@ -321,13 +320,6 @@ mod tests {
     /// The position of `sequence` of which nobody knows what the change said.
     fn at(position: &Position, sequence: i64) -> Position {
         Position { cursor: format!("{sequence}:"), ..position.clone() }
-    }
-
-    async fn gap(source: &mut SqliteSource, position: &Position) -> String {
-        match source.changes(position).await.unwrap_err() {
-            SourceError::Position(why) => why,
-            other => panic!("{other}"),
-        }
     }
 
     #[tokio::test]

@@ -182,7 +182,8 @@ impl Server {
         match self.engine {
             Engine::Postgres => {
                 server.args(["-D", text(&data), "-p", &port.to_string(), "-k", text(&self.dir), "-h", "127.0.0.1"]);
-                for setting in ["fsync=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200"] {
+                let speed = ["fsync=off", "full_page_writes=off", "shared_buffers=32MB"];
+                for setting in speed.into_iter().chain(["max_connections=200", "max_prepared_transactions=4"]) {
                     server.args(["-c", setting]);
                 }
             }

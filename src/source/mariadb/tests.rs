@@ -1,23 +1,26 @@
 //! The adapter against real servers.
 #![allow(clippy::unwrap_used)]
 
+use super::super::own::testing::{gap, numbers, run};
 use super::*;
-use crate::pki::Status;
+use crate::pki::{Status, Time};
 use crate::servers::{Database, Engine, Server as TestServer};
 use sqlx::{Connection, Executor, MySqlConnection};
 
 const DEMO: &str = "INSERT INTO issuers(name, certificate) VALUES ('demo', X'3001'), ('other', X'3002')";
 
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Runtime::new().unwrap().block_on(test);
+async fn empty(server: &'static TestServer) -> Database<'static> {
+    let database = server.database();
+    let at: Server = database.url().parse().unwrap();
+    at.mariadb(&registry::SERVER_KIND, Mode::Create).await.unwrap().close().await;
+    database.sql(DEMO);
+    database
 }
 
 /// A database with three certificates.
 async fn made(server: &'static TestServer) -> Database<'static> {
-    let database = server.database();
-    let at: Server = database.url().parse().unwrap();
-    at.mariadb(&registry::SERVER_KIND, Mode::Create).await.unwrap().close().await;
-    database.sql(&format!("{DEMO}; {}", issue(1, 3)));
+    let database = empty(server).await;
+    database.sql(&issue(1, 3));
     database
 }
 
@@ -50,17 +53,6 @@ async fn session(database: &Database<'_>) -> MySqlConnection {
 
 async fn execute(session: &mut MySqlConnection, sql: &str) {
     session.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
-}
-
-fn numbers(batch: &Batch) -> Vec<i64> {
-    batch.rows.iter().map(|row| std::str::from_utf8(&row.serial.as_bytes()[1..]).unwrap().parse().unwrap()).collect()
-}
-
-async fn gap(source: &mut MariaDbSource, position: &Position) -> String {
-    match source.changes(position).await.unwrap_err() {
-        SourceError::Position(why) => why,
-        other => panic!("{other}"),
-    }
 }
 
 #[test]
@@ -124,11 +116,32 @@ fn a_transaction_that_commits_late_fills_its_gap_and_one_that_is_rolled_back_lea
         assert_eq!((after.rows.len(), &after.position), (0, &batch.position));
         assert_eq!(source.wait(Duration::ZERO).await.unwrap(), Waited::Quiet(Currency::Present));
         // After the limit it is given up.
-        let mut cursor = Cursor::of(&batch.position).unwrap();
+        let mut cursor: Cursor = cursor_of(&batch.position).unwrap();
         let past = GAPS_FOR.as_secs().cast_signed() + 1;
         cursor.gaps.values_mut().for_each(|gap| gap.since -= past);
-        let position = cursor.position(batch.position.database);
+        let position = position_at(&cursor, batch.position.database);
         assert_eq!(source.changes(&position).await.unwrap().gaps, 0);
+    });
+}
+
+#[test]
+fn a_transaction_open_at_the_first_load_is_read_though_nothing_was_committed_before_it() {
+    let Some(server) = TestServer::shared(Engine::MariaDb) else { return };
+    run(async {
+        let database = empty(server).await;
+        let mut bulk = session(&database).await;
+        execute(&mut bulk, "BEGIN").await;
+        execute(&mut bulk, &issue(100, 103)).await;
+        database.sql(&issue(4, 4));
+        let mut source = opened(&database.url()).await;
+        let head = source.head().await.unwrap();
+        assert_eq!(source.changes(&head).await.unwrap().rows.len(), 0);
+        execute(&mut bulk, "COMMIT").await;
+        assert_eq!(numbers(&source.changes(&head).await.unwrap()), [100, 101, 102, 103]);
+        // What was trimmed is nothing to wait for.
+        database.sql("DELETE FROM changes WHERE seq BETWEEN 2 AND 3");
+        let head = source.head().await.unwrap();
+        assert_eq!(source.changes(&head).await.unwrap().rows.len(), 0);
     });
 }
 
@@ -161,15 +174,15 @@ fn a_backup_another_database_and_trimmed_changes_are_noticed() {
         database.sql(&issue(4, 4));
         database.sql(&issue(5, 5));
         let head = source.changes(&early).await.unwrap().position;
-        let whole = Cursor { gaps: BTreeMap::new(), ..Cursor::of(&head).unwrap() };
+        let whole = Cursor { gaps: BTreeMap::new(), ..cursor_of(&head).unwrap() };
         database.sql("DELETE FROM changes WHERE seq < (SELECT * FROM (SELECT MAX(seq) FROM changes) AS m)");
         assert!(gap(&mut source, &early).await.contains("trimmed"));
-        let trimmed = whole.position(head.database.clone());
+        let trimmed = position_at(&whole, head.database.clone());
         assert_eq!(source.changes(&trimmed).await.unwrap().rows.len(), 0, "trimmed up to the position");
         let other = Cursor { digest: "07".to_owned(), ..whole.clone() };
-        assert!(gap(&mut source, &other.position(head.database.clone())).await.contains("another one now"));
+        assert!(gap(&mut source, &position_at(&other, head.database.clone())).await.contains("another one now"));
         let ahead = Cursor { newest: whole.newest + 1_000, ..whole };
-        assert!(gap(&mut source, &ahead.position(head.database.clone())).await.contains("a backup was restored"));
+        assert!(gap(&mut source, &position_at(&ahead, head.database.clone())).await.contains("a backup was restored"));
         database.sql("UPDATE meta SET epoch = epoch + 1");
         assert!(gap(&mut source, &head).await.contains("declared restored"));
     });
@@ -190,12 +203,43 @@ fn a_replica_vouches_up_to_its_heartbeat() {
         database.sql("SET GLOBAL read_only = ON");
         let currency = source.changes(&position).await.unwrap().currency;
         assert_eq!(currency, Currency::At(Time::from_unix(beat)));
+
+        // A reader that may write nothing else is refused it on a replica, until that becomes the primary.
+        database.sql(&format!(
+            "UPDATE heartbeat SET at = 0; CREATE USER reader; GRANT SELECT ON {0}.* TO reader; \
+             GRANT UPDATE ON {0}.heartbeat TO reader",
+            database.name
+        ));
+        let mut source = opened(&database.url().replace("root", "reader")).await;
+        source.changes(&position).await.unwrap();
+        for (read_only, beats) in [("ON", false), ("OFF", true)] {
+            database.sql(&format!("SET GLOBAL read_only = {read_only}"));
+            for _ in 0..3 {
+                source.wait(Duration::ZERO).await.unwrap();
+            }
+            assert_eq!(database.sql("SELECT at FROM heartbeat").trim() != "0", beats);
+        }
+        assert_eq!(source.complaint(), None);
+
+        // The clock of the reader's session stands for the server's, and is ahead.
+        database.sql("UPDATE heartbeat SET at = 0; SET GLOBAL init_connect = 'SET timestamp = UNIX_TIMESTAMP() + 600'");
+        source.open().await.unwrap();
+        source.changes(&position).await.unwrap();
+        source.wait(Duration::ZERO).await.unwrap();
+        assert!(source.complaint().unwrap().contains("ahead of this machine's"), "promise 13");
+        let beat: i64 = database.sql("SELECT at FROM heartbeat").trim().parse().unwrap();
+        assert!((1..=SystemClock.now().unix()).contains(&beat), "what both clocks agree on: {beat}");
+        database.sql("SET GLOBAL init_connect = ''; UPDATE heartbeat SET at = UNIX_TIMESTAMP() + 600");
+        database.sql("SET GLOBAL read_only = ON");
+        source.open().await.unwrap();
+        assert_eq!(source.changes(&position).await.unwrap().currency, Currency::Unknown);
+        assert!(source.complaint().unwrap().contains("primary"));
     });
 }
 
 #[test]
 fn gaps_are_split_filled_and_bounded() {
-    let change = |seq| Change { seq, at: 0, issuer: "demo".into(), serial: vec![1] };
+    let change = |seq| Change { seq, xid: 0, at: 0, issuer: "demo".into(), serial: vec![1] };
     let changes = |seqs: &[i64]| seqs.iter().copied().map(change).collect::<Vec<_>>();
     let mut cursor = Cursor::default();
     cursor.advance(&changes(&[3, 10]), 0);

@@ -1,16 +1,14 @@
 //! The adapter against real servers.
 #![allow(clippy::unwrap_used)]
 
+use super::super::own::testing::{gap, numbers, run};
 use super::*;
-use crate::pki::Status;
+use crate::pki::{Status, Time};
 use crate::servers::{Database, Engine, Server as TestServer};
 use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::time::Instant;
 
 const DEMO: &str = "INSERT INTO jarchy.issuers(name, certificate) VALUES ('demo', '\\x3001'), ('other', '\\x3002')";
-
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Runtime::new().unwrap().block_on(test);
-}
 
 /// A database with three certificates.
 async fn made(server: &'static TestServer) -> Database<'static> {
@@ -48,17 +46,6 @@ async fn session(database: &Database<'_>) -> PgConnection {
 
 async fn execute(session: &mut PgConnection, sql: &str) {
     session.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
-}
-
-fn numbers(batch: &Batch) -> Vec<i64> {
-    batch.rows.iter().map(|row| std::str::from_utf8(&row.serial.as_bytes()[1..]).unwrap().parse().unwrap()).collect()
-}
-
-async fn gap(source: &mut PostgresSource, position: &Position) -> String {
-    match source.changes(position).await.unwrap_err() {
-        SourceError::Position(why) => why,
-        other => panic!("{other}"),
-    }
 }
 
 #[test]
@@ -116,7 +103,7 @@ fn a_load_given_up_in_the_middle_is_begun_anew_and_done_page_by_page() {
         source.open().await.unwrap();
         within_30_s(|| database.sql(hold).trim() == "0");
         let lost = source.page(first.next.as_ref(), LARGE).await.unwrap_err();
-        assert!(lost.to_string().contains("broken off"), "{lost}");
+        assert!(lost.to_string().contains("interrupted"), "{lost}");
         for (manner, streamed) in [("careful", false), ("as at first", true)] {
             let first = source.page(None, LARGE).await.unwrap();
             assert_eq!(first.next == Some(PageKey(STREAMED.to_owned())), streamed, "{manner}");
@@ -259,12 +246,13 @@ fn a_backup_another_database_and_trimmed_changes_are_noticed() {
         database.sql("DELETE FROM jarchy.changes WHERE seq < (SELECT max(seq) FROM jarchy.changes)");
         assert!(gap(&mut source, &early).await.contains("trimmed"));
         assert_eq!(source.changes(&head).await.unwrap().rows.len(), 0, "trimmed up to the position");
-        let mut cursor = Cursor::of(&head).unwrap();
-        cursor.last.as_mut().unwrap().digest = "07".to_owned();
-        assert!(gap(&mut source, &cursor.position(head.database.clone())).await.contains("another one now"));
-        let (mut ahead, newest) = (Cursor::of(&head).unwrap(), Cursor::of(&head).unwrap().newest);
-        (ahead.newest, ahead.last.as_mut().unwrap().seq) = (newest + 1_000, 1_000);
-        assert!(gap(&mut source, &ahead.position(head.database.clone())).await.contains("a backup was restored"));
+        let whole: Cursor = cursor_of(&head).unwrap();
+        let seq = whole.last.as_ref().unwrap().seq;
+        let other = Cursor { last: Some(Last { seq, digest: "07".to_owned() }), ..whole.clone() };
+        assert!(gap(&mut source, &position_at(&other, head.database.clone())).await.contains("another one now"));
+        let last = Some(Last { seq: 1_000, digest: "07".to_owned() });
+        let ahead = Cursor { newest: whole.newest + 1_000, last, ..whole };
+        assert!(gap(&mut source, &position_at(&ahead, head.database.clone())).await.contains("a backup was restored"));
         assert!(gap(&mut source, &Position { cursor: "7:".to_owned(), ..head.clone() }).await.contains("another kind"));
         database.sql("UPDATE jarchy.meta SET epoch = epoch + 1");
         assert!(gap(&mut source, &head).await.contains("declared restored"));
@@ -296,4 +284,148 @@ fn a_commit_wakes_the_reader_and_a_lost_listener_is_noticed() {
         };
         assert!(lost.await.contains("listens"));
     });
+}
+
+const TRIM: &str = "DELETE FROM jarchy.changes WHERE seq < (SELECT max(seq) FROM jarchy.changes)";
+
+#[test]
+fn what_is_trimmed_under_a_transaction_of_somebody_elses_is_no_loss_and_of_ones_own_is() {
+    let Some(server) = TestServer::shared(Engine::Postgres) else { return };
+    run(async {
+        let (database, other) = (made(server).await, server.database());
+        // Forgotten by whoever coordinated it, in another database of the cluster.
+        other.sql("BEGIN; CREATE TABLE t(); PREPARE TRANSACTION 'forgotten'");
+        database.sql(&issue(4, 4));
+        database.sql(&issue(5, 5));
+        let mut source = opened(&database.url()).await;
+        let mut position = source.head().await.unwrap();
+        database.sql(TRIM);
+        for _ in 0..2 {
+            position = source.changes(&position).await.unwrap().position;
+            position = Position { cursor: source.head().await.unwrap().cursor, ..position };
+        }
+        other.sql("ROLLBACK PREPARED 'forgotten'");
+        assert_eq!(source.changes(&position).await.unwrap().rows.len(), 0, "nor is its end");
+
+        let mut slow = session(&database).await;
+        execute(&mut slow, "BEGIN").await;
+        execute(&mut slow, &issue(6, 6)).await;
+        database.sql(&issue(7, 7));
+        let position = source.changes(&position).await.unwrap().position;
+        database.sql(TRIM);
+        assert_eq!(source.changes(&position).await.unwrap().rows.len(), 0, "it still runs");
+        execute(&mut slow, "COMMIT").await;
+        database.sql(&issue(8, 8));
+        database.sql(TRIM);
+        assert!(gap(&mut source, &position).await.contains("trimmed"));
+    });
+}
+
+#[test]
+fn whether_the_heartbeat_may_be_written_is_asked_again_and_reading_does_not_depend_on_it() {
+    let Some(primary) = TestServer::start(Engine::Postgres, &[]) else { return };
+    let primary: &'static TestServer = Box::leak(Box::new(primary));
+    run(async {
+        let database = made(primary).await;
+        let beat =
+            |server: &TestServer| server.sql(&database.name, "SELECT at FROM jarchy.heartbeat").trim().to_owned();
+        let mut source = opened(&database.url()).await;
+        let position = source.head().await.unwrap();
+        let read_only = |server: &TestServer, on: &str| {
+            server.sql("postgres", &format!("ALTER SYSTEM SET default_transaction_read_only = {on}"));
+            server.sql("postgres", "SELECT pg_reload_conf()");
+            within_30_s(|| server.sql("postgres", "SHOW default_transaction_read_only").trim() == on);
+        };
+        read_only(primary, "on");
+        source.changes(&position).await.unwrap();
+        assert_eq!(source.wait(Duration::ZERO).await.unwrap(), Waited::Quiet(Currency::Present));
+        assert_eq!(beat(primary), "0", "it is refused");
+        read_only(primary, "off");
+        beats(&mut source, &position, || beat(primary) != "0").await;
+
+        // Thousands of transactions have ended since one began that is still under way.
+        let mut slow = session(&database).await;
+        execute(&mut slow, "BEGIN").await;
+        execute(&mut slow, &issue(4, 4)).await;
+        database.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$");
+        database.sql(&issue(5, 5));
+        let standby = TestServer::standby_of(primary);
+        let mut source = opened(&standby.url(&database.name)).await;
+        let position = source.head().await.unwrap();
+        assert!(position.cursor.len() < 1_000, "{}", position.cursor);
+        database.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$");
+        database.sql(&issue(6, 6));
+        database.sql(TRIM);
+        let last = database.sql("SELECT pg_current_wal_lsn()");
+        let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{}'", last.trim());
+        within_30_s(|| standby.sql("postgres", &replayed).trim() == "t");
+        let batch = source.changes(&position).await.unwrap();
+        assert_eq!(numbers(&batch), [6]);
+        assert!(batch.position.cursor.len() < 1_000, "{}", batch.position.cursor);
+        execute(&mut slow, "COMMIT").await;
+        assert_eq!(source.wait(Duration::from_secs(30)).await.unwrap(), Waited::News);
+        assert_eq!(numbers(&source.changes(&batch.position).await.unwrap()), [4]);
+
+        // By what the heartbeat says of the primary's clock, its commits count for less.
+        let mut currency = async |heartbeat: &str| {
+            database.sql(&format!("UPDATE jarchy.heartbeat SET {heartbeat}"));
+            let shown = format!("SELECT count(*) FROM jarchy.heartbeat WHERE {}", heartbeat.replace(',', " AND "));
+            within_30_s(|| standby.sql(&database.name, &shown).trim() == "1");
+            (source.changes(&batch.position).await.unwrap().currency, source.complaint().unwrap_or_default())
+        };
+        let now = SystemClock.now().unix();
+        let (Currency::At(at), said) = currency("at = 7, ahead = 600").await else { panic!("it proves something") };
+        assert!((now - 700..now - 500).contains(&at.unix()) && said.is_empty(), "{at} {said}");
+        assert_eq!(currency(&format!("at = {now}, ahead = 600")).await.0, Currency::At(Time::from_unix(now)));
+        let (nothing, said) = currency(&format!("at = {}, ahead = 0", now + 600)).await;
+        assert!(nothing == Currency::Unknown && said.contains("primary") && said.contains("ahead of"), "{said}");
+
+        database.sql("UPDATE jarchy.heartbeat SET at = 7");
+        within_30_s(|| beat(&standby) == "7");
+        standby.sql("postgres", "SELECT pg_promote()");
+        let promoted = loop {
+            if let Err(error) = source.wait(Duration::ZERO).await {
+                break error.to_string();
+            }
+        };
+        assert!(promoted.contains("promoted"), "{promoted}");
+        source.open().await.unwrap();
+        beats(&mut source, &batch.position, || beat(&standby) != "7").await;
+    });
+}
+
+#[test]
+fn promise_13_a_servers_clock_that_is_wrong_is_told_of_and_the_heartbeat_says_what_both_agree_on() {
+    let Some(server) = TestServer::shared(Engine::Postgres) else { return };
+    run(async {
+        let database = made(server).await;
+        let mut source = opened(&database.url()).await;
+        let position = source.head().await.unwrap();
+        source.changes(&position).await.unwrap();
+        assert_eq!(source.complaint(), None);
+        let began = SystemClock.now().unix();
+        for (off, said) in [(3_600, "ahead of"), (-3_600, "behind"), (0, "")] {
+            database.sql(&format!(
+                "CREATE OR REPLACE FUNCTION jarchy.now() RETURNS BIGINT LANGUAGE sql \
+                 AS 'SELECT floor(extract(epoch FROM clock_timestamp()))::int8 + {off}'"
+            ));
+            source.changes(&position).await.unwrap();
+            let complaint = source.complaint().unwrap_or_default();
+            assert!(complaint.is_empty() == said.is_empty() && complaint.contains(said), "{off}: {complaint}");
+            let beaten = || -> i64 { database.sql("SELECT at FROM jarchy.heartbeat").trim().parse().unwrap() };
+            let agreed = |time: i64| time + off.min(0);
+            let met = || (agreed(began)..=agreed(SystemClock.now().unix())).contains(&beaten());
+            beats(&mut source, &position, met).await;
+        }
+    });
+}
+
+/// Reads on until the heartbeat is `met`.
+async fn beats(source: &mut PostgresSource, position: &Position, met: impl Fn() -> bool) {
+    source.changes(position).await.unwrap();
+    let began = Instant::now();
+    while !met() {
+        assert!(began.elapsed() < Duration::from_secs(30), "no heartbeat");
+        source.wait(Duration::from_millis(50)).await.unwrap();
+    }
 }
