@@ -1,30 +1,25 @@
-# Builds with the same steps as the README and ends in an image that holds the binary and nothing to build with.
-#
-#   docker build -t jarchy .
-#   mkdir data && cp ca.pem ca.key data/ && sudo chown -R 10080:10080 data
-#   docker run --rm -v "$PWD/data:/var/lib/jarchy" jarchy init --dir . --issuer NAME \
-#     --ca-cert ca.pem --ca-key ca.key --listen 0.0.0.0:8080
-#   docker run -p 8080:8080 -v "$PWD/data:/var/lib/jarchy" jarchy
-
+# Ends in an image that holds the binary and nothing to build with. How it is run: deploy/README.md.
 FROM rust:1-slim-bookworm AS build
-# gcc for ring and SQLite comes with the image.
+# gcc for ring and SQLite comes with the image. `--build-arg PROFILE=dev` builds faster what answers slower, to try things.
+ARG PROFILE=release
 WORKDIR /build
 COPY . .
-RUN cargo build --release --locked
+RUN cargo build --locked --profile "$PROFILE" && install -D target/*/jarchy /out/jarchy
 
 FROM debian:bookworm-slim
+# A number that volumes can be given to, as no machine outside knows the name.
 RUN groupadd --system --gid 10080 jarchy \
  && useradd --system --uid 10080 --gid jarchy --home-dir /var/lib/jarchy --no-create-home --shell /usr/sbin/nologin jarchy \
  && install -d -o jarchy -g jarchy -m 0750 /var/lib/jarchy
-COPY --from=build /build/target/release/jarchy /usr/local/bin/jarchy
-COPY --from=build /build/LICENSE /usr/share/doc/jarchy/LICENSE
+COPY --from=build /out/jarchy /usr/local/bin/
+COPY LICENSE /usr/share/doc/jarchy/
 USER jarchy:jarchy
 WORKDIR /var/lib/jarchy
 VOLUME /var/lib/jarchy
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-  CMD ["/usr/local/bin/jarchy", "healthcheck", "--config", "/var/lib/jarchy/jarchy.toml"]
-# `docker stop` sends this by default; here it is said, as the orderly shutdown hangs on it.
+  CMD ["jarchy", "healthcheck", "--config", "/var/lib/jarchy/jarchy.toml"]
+# The orderly end hangs on it; it may take longer than the 10 s that `docker stop` grants unless told otherwise.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["/usr/local/bin/jarchy"]
+ENTRYPOINT ["jarchy"]
 CMD ["serve", "--config", "/var/lib/jarchy/jarchy.toml"]

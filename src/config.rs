@@ -34,6 +34,8 @@ use thiserror::Error;
 
 /// What the file is called where nobody says otherwise.
 pub const FILE_NAME: &str = "jarchy.toml";
+/// What the state store is called beside it by default.
+pub const STATE_NAME: &str = "jarchy-state.db";
 
 /// Where the public listener stands by default.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);

@@ -26,10 +26,10 @@ pub(super) const DATABASE: &str = "issuance.db";
 /// Make a config file and an empty issuance database for a CA.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Example:
-  jarchy init --dir /var/lib/jarchy --issuer main --ca-cert ca.pem \\
+  jarchy init --dir jarchy --issuer main --ca-cert ca.pem \\
     --ocsp-cert ocsp.pem --ocsp-key ocsp.key --ca-key ca.key --public-url http://status.example.org
 
-  jarchy init --dir /var/lib/jarchy --issuer main --ca-cert ca.pem --ca-key ca.key \\
+  jarchy init --dir /etc/jarchy --data-dir /var/lib/jarchy --issuer main --ca-cert ca.pem --ca-key ca.key \\
     --database postgres://jarchy@db.example.org/jarchy --database-password-file db-password
 
 With a delegate only (--ocsp-cert, --ocsp-key) Jarchy answers OCSP; with the CA's key it also makes CRLs.")]
@@ -37,6 +37,9 @@ pub struct Init {
     /// Folder for the config file and the databases; made if it is not there
     #[arg(long)]
     dir: PathBuf,
+    /// Folder for the databases, where they are kept apart from the config; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// What URLs and the database call the CA: a-z, 0-9 and _
     #[arg(long, value_name = "NAME")]
     issuer: IssuerName,
@@ -76,19 +79,29 @@ impl Init {
     /// If a certificate or key would not serve, or something is there already.
     pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let ca = check(&self)?;
-        let is_new = !self.dir.exists();
-        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make the folder {}", self.dir.display()))?;
-        let made = self.make(&ca, out).await;
-        if made.is_err() && is_new {
-            // Only if it is empty; that it cannot go is not what matters then.
-            _ = std::fs::remove_dir(&self.dir);
+        let folders = std::iter::once(&self.dir).chain(&self.data_dir);
+        let new: Vec<&PathBuf> = folders.filter(|folder| !folder.exists()).collect();
+        let mut made = new.iter().try_for_each(|folder| {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
+        });
+        if made.is_ok() {
+            made = self.make(&ca, out).await;
+        }
+        if made.is_err() {
+            // Only if they are empty; that one cannot go is not what matters then.
+            new.iter().rev().for_each(|folder| _ = std::fs::remove_dir(folder));
         }
         made
     }
 
+    /// Where the databases are kept.
+    fn data(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(&self.dir)
+    }
+
     async fn make(&self, ca: &Certificate, out: &mut dyn Write) -> anyhow::Result<()> {
         let file = self.dir.join(config::FILE_NAME);
-        let local = self.database.is_none().then(|| self.dir.join(DATABASE));
+        let local = self.database.is_none().then(|| self.data().join(DATABASE));
         for existing in [Some(&file), local.as_ref()].into_iter().flatten() {
             let there = existing.try_exists().with_context(|| format!("cannot look at {}", existing.display()))?;
             ensure!(
@@ -176,6 +189,7 @@ fn certificate(path: &Path) -> anyhow::Result<Certificate> {
 
 fn template(init: &Init) -> anyhow::Result<Template> {
     let path = |file: &PathBuf| as_written(&init.dir, file);
+    let data = |name: &str| init.data_dir.as_ref().map(|data| path(&data.join(name))).transpose();
     let delegate = init.ocsp_cert.as_ref().zip(init.ocsp_key.as_ref());
     Ok(Template {
         title: format!("Configuration of Jarchy for the CA \"{}\".", init.issuer),
@@ -187,6 +201,8 @@ fn template(init: &Init) -> anyhow::Result<Template> {
         delegate: delegate.map(|(certificate, key)| anyhow::Ok((path(certificate)?, path(key)?))).transpose()?,
         ca_key: init.ca_key.as_ref().map(path).transpose()?,
         database: init.database.clone(),
+        database_file: if init.database.is_none() { data(DATABASE)? } else { None },
+        state: data(config::STATE_NAME)?,
         database_password_file: init.database_password_file.as_ref().map(path).transpose()?,
         database_ca: init.database_ca.as_ref().map(path).transpose()?,
     })
@@ -231,6 +247,7 @@ mod tests {
             ca_key: Some(file("ca-p256.key")),
             ocsp_cert: Some(file("ocsp-p256.pem")),
             ocsp_key: Some(file("ocsp-p256.key")),
+            data_dir: None,
             database: None,
             database_password_file: None,
             database_ca: None,
@@ -301,6 +318,22 @@ mod tests {
         let bad_url = Init { public_url: Some("status.example.org".to_owned()), ..init.clone() };
         assert!(refusal(&bad_url).await.contains("cannot stand in a CRL"));
         assert!(!init.dir.exists());
+    }
+
+    #[tokio::test]
+    async fn databases_are_kept_apart_from_the_config_where_that_is_wished() {
+        let (dir, init) = case();
+        let data = dir.path().join("var/lib");
+        let apart = Init { data_dir: Some(data.clone()), ..init };
+        let refused = refusal(&Init { public_url: Some("status.example.org".to_owned()), ..apart.clone() }).await;
+        assert!(!apart.dir.exists() && !data.exists(), "{refused}");
+        apart.clone().run(&mut Vec::new()).await.unwrap();
+        let config = Config::load(&apart.dir.join(config::FILE_NAME)).unwrap();
+        assert!(matches!(&config.database.place, Place::File(file) if *file == data.join(DATABASE)));
+        assert_eq!(config.state.path, data.join(config::STATE_NAME));
+        Registry::open(&config.database.place).await.unwrap().close().await;
+        let beside: Vec<_> = fs::read_dir(&apart.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(beside, [config::FILE_NAME]);
     }
 
     #[tokio::test]

@@ -105,7 +105,7 @@ impl Check<'_> {
 
     pub(super) fn state(&mut self, state: file::State) -> StateStore {
         let snapshot_interval = self.duration(state.snapshot_interval, 900 * SECOND, SECOND, 24 * HOUR);
-        StateStore { path: self.path(state.path.unwrap_or_else(|| "jarchy-state.db".into())), snapshot_interval }
+        StateStore { path: self.path(state.path.unwrap_or_else(|| super::STATE_NAME.into())), snapshot_interval }
     }
 
     /// `None` only if the URL cannot be used, which is then noted.

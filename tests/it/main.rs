@@ -12,6 +12,7 @@ mod crash;
 mod crl;
 mod crl_commands;
 mod demo;
+mod deploy;
 mod fuzz;
 mod harness;
 mod interop;

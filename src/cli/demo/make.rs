@@ -114,6 +114,8 @@ async fn fill(dir: &Path, addr: SocketAddr) -> anyhow::Result<()> {
         delegate: Some(("ocsp.pem".to_owned(), "ocsp.key".to_owned())),
         ca_key: Some("ca.key".to_owned()),
         database: None,
+        database_file: None,
+        state: None,
         database_password_file: None,
         database_ca: None,
     };

@@ -32,6 +32,10 @@ pub(in crate::cli) struct Template {
     pub(in crate::cli) ca_key: Option<String>,
     /// `database.url`.
     pub(in crate::cli) database: Option<String>,
+    /// `database.path`.
+    pub(in crate::cli) database_file: Option<String>,
+    /// `state.path`.
+    pub(in crate::cli) state: Option<String>,
     /// `database.password_file`.
     pub(in crate::cli) database_password_file: Option<String>,
     /// `database.ca_certificate`.
@@ -123,7 +127,7 @@ impl Template {
             f,
             "[database]
 # What the CA issued and revoked: the CA, or the commands of jarchy, write here. A file, or on a server.
-{path} = \"issuance.db\"
+{path}
 {url}
 # The password; or in the environment as JARCHY_DATABASE_PASSWORD.
 {password_file}
@@ -141,12 +145,16 @@ impl Template {
 
 [state]
 # CRL numbers and what was once published: keep it with the backups of the CA.
-#path = \"jarchy-state.db\"
+{state}
 # How often the index is saved beside it, so that a start need not read the whole database.
 #snapshot_interval = \"15m\"
 
 ",
-            path = if self.database.is_some() { "# path" } else { "#path" },
+            path = match self.database {
+                Some(_) => "# path = \"issuance.db\"".to_owned(),
+                None => setting("path", self.database_file.as_ref().map(quoted), "\"issuance.db\""),
+            },
+            state = setting("path", self.state.as_ref().map(quoted), &quoted(config::STATE_NAME)),
             url = server("url", &self.database, "postgres://jarchy@db.example.org/jarchy"),
             password_file = server("password_file", &self.database_password_file, "db-password"),
             ca_certificate = server("ca_certificate", &self.database_ca, "db-ca.pem"),
@@ -317,6 +325,8 @@ mod tests {
             delegate: delegate.map(|(certificate, key)| (certificate.to_owned(), key.to_owned())),
             ca_key: ca_key.map(str::to_owned),
             database: None,
+            database_file: None,
+            state: None,
             database_password_file: None,
             database_ca: None,
         }
