@@ -188,7 +188,7 @@ fn readers(index: &Index) {
 fn snapshot(index: &Index) {
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let path = dir.path().join("index");
-    let label = Label { database: "bench/1".to_owned(), cursor: String::new() };
+    let label = Label { database: "bench/1".to_owned(), cursor: String::new(), reconciled: 0 };
     let subject = Subject { name: "bench", ca: [0; 32], shards: false };
     for _ in 0..3 {
         let began = Instant::now();

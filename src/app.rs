@@ -22,9 +22,9 @@ pub use sources::source_of;
 
 use crate::config::{self, Config, OcspSigner};
 use crate::crl::Shelf;
-use crate::db::DbError;
+use crate::db::{self, DbError};
 use crate::feed::{Desk, Fed, Feed, Pace};
-use crate::health::Health;
+use crate::health::{Component, Health};
 use crate::http::admin::Admin;
 use crate::http::server::{self, Server};
 use crate::http::{Files, PartList, Site};
@@ -35,7 +35,7 @@ use crate::ocsp::{
     Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Requestors, Responder,
     ResponderId, refresh,
 };
-use crate::pki::{Certificate, Clock, ClockGuard, GuardedClock, Issuer, IssuerName, SystemClock};
+use crate::pki::{Certificate, Clock, ClockGuard, GuardedClock, Issuer, IssuerName, SystemClock, Time};
 use crate::registry::{Registry, RegistryError};
 use crate::sign::Signer;
 use crate::source::{Position, Source};
@@ -64,6 +64,8 @@ const SIGNER_CHECK: Duration = Duration::from_secs(60);
 const SIGNER_WARNING: Duration = Duration::from_secs(7 * 86_400);
 /// How often it is looked whether everything has become ready.
 const READY_CHECK: Duration = Duration::from_millis(10);
+/// How long to wait before a database that was out of reach at the start is asked again.
+const DATABASE_CHECK: Duration = Duration::from_millis(500);
 /// How far everything else stands behind the threads that answer, as `nice` counts.
 const BEHIND: i32 = 10;
 /// Nobody stands further behind.
@@ -105,6 +107,8 @@ struct ReadyFeed {
     desk: Desk,
     /// Up to where it has read.
     position: watch::Receiver<Option<Position>>,
+    /// When that was last proved.
+    reconciled: watch::Receiver<Time>,
     /// Runs it until it is told to stop.
     run: Box<dyn FnOnce(watch::Receiver<bool>) -> Running>,
 }
@@ -166,11 +170,8 @@ pub async fn serve(
     let guard = Arc::new(ClockGuard::new(Arc::clone(&clock)));
     let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state };
     let watch = ClockWatch::begin(&common).await?;
-    // A database that is missing or somebody else's is better said now than waited for.
-    if config.uses_database() {
-        open_registry(&config).await?.close().await;
-    }
-    let mut restored = snapshot::restore(&config, &*common.guarded()).await;
+    let in_reach = is_in_reach(&config).await?;
+    let mut restored = snapshot::restore(&config, in_reach, &*common.guarded()).await;
     let mut issuers = Vec::new();
     let (mut lists, mut desks) = (Vec::new(), Desks::new());
     for settings in &config.issuers {
@@ -189,7 +190,8 @@ pub async fn serve(
     }
     let mut ids = 0..;
     let (site, responder) = assemble(&config, &issuers, &mut ids, &common)?;
-    let feeds = sources::feeds(&config, &issuers, restored.position, &common);
+    let (in_reach, waited) = watch::channel(in_reach);
+    let feeds = sources::feeds(&config, &issuers, restored.known, waited, &common);
 
     // Before anyone is served: whoever is refused a start has answered nothing.
     let operators = config.server.admin.map(admin_listener).transpose()?;
@@ -227,8 +229,18 @@ pub async fn serve(
     }
 
     let address = server.address();
+    let database = common.health.component(&sources::component(sources::DATABASE));
     let mut service = Service { common, issuers, ids, responder, site, logs };
-    service.run(&config, &mut signals, || on_ready(address)).await;
+    tokio::select! {
+        () = service.run(&config, &mut signals, || on_ready(address)) => {}
+        () = async {
+            if !*in_reach.borrow() {
+                registered(&config, &database).await;
+                in_reach.send_replace(true);
+            }
+            std::future::pending().await
+        } => {}
+    }
 
     tracing::info!("stopping");
     service.common.health.stop();
@@ -322,15 +334,51 @@ fn watched(
     }
 }
 
+/// Whether the issuance database of `config`, if there is one, can be asked. One that is missing or somebody else's is
+/// better said now than waited for; what waiting may mend keeps nobody from what is known without it (promise 12).
+async fn is_in_reach(config: &Config) -> anyhow::Result<bool> {
+    if !config.uses_database() {
+        return Ok(true);
+    }
+    match open_registry(config).await {
+        Ok(registry) => registry.close().await,
+        Err(error) if may_pass(&error) => {
+            tracing::warn!("{error}: nothing but known revocations is answered until it can be read");
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(true)
+}
+
+fn may_pass(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<RegistryError>() {
+        Some(RegistryError::Db(DbError::Sql { source, .. }) | RegistryError::Sql(source)) => db::may_pass(source),
+        _ => false,
+    }
+}
+
+/// Waits until the issuance database of `config` is there and knows its issuers.
+async fn registered(config: &Config, health: &Component) {
+    loop {
+        match open_registry(config).await {
+            Ok(registry) => return registry.close().await,
+            Err(error) => health.failed(format!("{error:#}")),
+        }
+        tokio::time::sleep(DATABASE_CHECK).await;
+    }
+}
+
 fn start(
     name: &str,
     source: impl Source + 'static,
     issuers: HashMap<IssuerName, Fed>,
     config: &Config,
-    known: Option<Position>,
+    known: Option<(Position, Time)>,
+    in_reach: Option<watch::Receiver<bool>>,
     common: &Common,
 ) -> ReadyFeed {
-    let component = format!("feed:{name}");
+    let component = sources::component(name);
     let feed = Feed::new(
         source,
         issuers,
@@ -339,10 +387,22 @@ fn start(
         common.metrics.feed(name),
         common.health.component(&component),
     );
+    let ready = async move {
+        if let Some(mut in_reach) = in_reach {
+            // Who would say so goes only when all ends.
+            _ = in_reach.wait_for(|in_reach| *in_reach).await;
+        }
+    };
     let config::Database { max_staleness, reconcile, .. } = config.database;
     let feed = feed.paced(Pace { max_staleness, reconcile: Some(reconcile), ..Pace::default() }).resume(known);
-    let (desk, position) = (feed.desk(), feed.position());
-    ReadyFeed { component, desk, position, run: Box::new(move |stop| Box::pin(feed.run(stop))) }
+    let (desk, position, reconciled) = (feed.desk(), feed.position(), feed.reconciled());
+    ReadyFeed {
+        component,
+        desk,
+        position,
+        reconciled,
+        run: Box::new(move |stop| Box::pin(feed.run_after(ready, stop))),
+    }
 }
 
 async fn ready(health: &Health) {

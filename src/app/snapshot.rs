@@ -5,13 +5,13 @@
 //! thread of the lowest priority.
 
 use super::lists::keeps_shards;
-use super::sources::DATABASE;
+use super::sources::{DATABASE, component};
 use super::{LAST, Lasting, ReadyFeed, be_nice, read_certificate};
 use crate::config::Config;
 use crate::db::{Engine, Place, Server};
 use crate::index::Index;
 use crate::index::file::{self, FileError, Label, Subject};
-use crate::pki::{Certificate, Clock, IssuerName};
+use crate::pki::{Certificate, Clock, IssuerName, Time};
 use crate::source::mariadb::MariaDbSource;
 use crate::source::postgres::PostgresSource;
 use crate::source::sqlite::SqliteSource;
@@ -32,8 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Restored {
     pub(super) indexes: HashMap<IssuerName, Index>,
-    /// Up to where the indexes know the database; `None` if they are empty.
-    pub(super) position: Option<Position>,
+    /// Up to where the indexes know the database, and when that was last proved; `None` if they are empty.
+    pub(super) known: Option<(Position, Time)>,
 }
 
 /// Where the file of a state store at `state` is.
@@ -49,8 +49,8 @@ fn ca(certificate: &Certificate) -> [u8; 32] {
     context.finish().as_ref().try_into().unwrap_or_default()
 }
 
-/// Reads the snapshot, if there is one that fits the config and the database.
-pub(super) async fn restore(config: &Config, clock: &dyn Clock) -> Restored {
+/// Reads the snapshot, if there is one that fits the config and the database, which is only asked if it is `in_reach`.
+pub(super) async fn restore(config: &Config, in_reach: bool, clock: &dyn Clock) -> Restored {
     let (path, began) = (place(&config.state.path), Instant::now());
     let settings: Vec<_> = config.issuers.iter().filter(|issuer| issuer.source.is_none()).collect();
     let names: Vec<_> = settings.iter().map(|issuer| issuer.name.clone()).collect();
@@ -63,7 +63,8 @@ pub(super) async fn restore(config: &Config, clock: &dyn Clock) -> Restored {
         Ok(cas) if !settings.is_empty() => cas,
         _ => return Restored::default(),
     };
-    let (database, now) = (database(config).await, clock.now());
+    let database = if in_reach { database(config).await } else { None };
+    let now = clock.now();
     let read = move || {
         let subjects = cas.iter().map(|(name, ca, shards)| Subject { name: name.as_str(), ca: *ca, shards: *shards });
         let subjects: Vec<_> = subjects.collect();
@@ -86,9 +87,9 @@ pub(super) async fn restore(config: &Config, clock: &dyn Clock) -> Restored {
     };
     let certificates: u64 = indexes.iter().map(Index::issued).sum();
     tracing::info!(certificates, took = ?began.elapsed(), "the index was read from its file; what changed since follows");
-    let Label { database, cursor } = label;
-    let position = Some(Position { database, cursor });
-    Restored { indexes: names.into_iter().zip(indexes).collect(), position }
+    let Label { database, cursor, reconciled } = label;
+    let known = Some((Position { database, cursor }, Time::from_unix(reconciled)));
+    Restored { indexes: names.into_iter().zip(indexes).collect(), known }
 }
 
 /// How the database calls itself; `None` while it is out of reach: then the file's own `as_of` rules.
@@ -121,6 +122,7 @@ pub(super) struct Writer {
 struct Work {
     path: PathBuf,
     position: watch::Receiver<Option<Position>>,
+    reconciled: watch::Receiver<Time>,
     subjects: Vec<(IssuerName, [u8; 32], Arc<Index>)>,
 }
 
@@ -133,10 +135,13 @@ impl Writer {
         };
         let in_database = config.issuers.iter().zip(issuers).filter(|(settings, _)| settings.source.is_none());
         let subjects = in_database.map(|(_, lasting)| subject(lasting)).collect();
-        let component = format!("feed:{DATABASE}");
+        let component = component(DATABASE);
         let feed = feeds.iter().find(|feed| feed.component == component);
-        let position = feed.map_or_else(|| watch::Sender::new(None).subscribe(), |feed| feed.position.clone());
-        let work = Arc::new(Work { path: place(&config.state.path), position, subjects });
+        let (position, reconciled) = match feed {
+            Some(feed) => (feed.position.clone(), feed.reconciled.clone()),
+            None => (watch::Sender::new(None).subscribe(), watch::Sender::new(Time::default()).subscribe()),
+        };
+        let work = Arc::new(Work { path: place(&config.state.path), position, reconciled, subjects });
         let (stop, stopped) = mpsc::channel();
         let (interval, ours) = (config.state.snapshot_interval, Arc::clone(&work));
         let thread = thread::Builder::new().name("index-file".to_owned()).spawn(move || {
@@ -164,7 +169,8 @@ impl Work {
     fn write(&self) {
         // Before the views: they are at least as new as it says.
         let Some(Position { database, cursor }) = self.position.borrow().clone() else { return };
-        let (label, began) = (Label { database, cursor }, Instant::now());
+        let reconciled = self.reconciled.borrow().unix();
+        let (label, began) = (Label { database, cursor, reconciled }, Instant::now());
         let subjects = self.subjects.iter().map(|(name, ca, index)| {
             (Subject { name: name.as_str(), ca: *ca, shards: index.keeps_shards() }, &**index)
         });

@@ -5,7 +5,7 @@ use crate::config::source::{From, Layout, Place, Source as Settings};
 use crate::config::{self, Config, ShardBy};
 use crate::db;
 use crate::feed::{Fed, Parts};
-use crate::pki::{Issuer, IssuerName};
+use crate::pki::{Issuer, IssuerName, Time};
 use crate::source::Position;
 use crate::source::any::Any;
 use crate::source::crl::{self, CrlSource};
@@ -16,13 +16,25 @@ use crate::source::sql::{Dialect, Rhythm, SqlSource, Table, presets};
 use crate::source::sqlite::SqliteSource;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// The name of the feed of `[database]`.
 pub(super) const DATABASE: &str = "database";
 
+/// The name in health of the feed `name`.
+pub(super) fn component(name: &str) -> String {
+    format!("feed:{name}")
+}
+
 /// One feed for each source, under the name of its health component. `known` is up to where the indexes know
-/// the database already.
-pub(super) fn feeds(config: &Config, issuers: &[Lasting], known: Option<Position>, common: &Common) -> Vec<ReadyFeed> {
+/// the database already; it is left alone until it is `in_reach`.
+pub(super) fn feeds(
+    config: &Config,
+    issuers: &[Lasting],
+    known: Option<(Position, Time)>,
+    in_reach: watch::Receiver<bool>,
+    common: &Common,
+) -> Vec<ReadyFeed> {
     let (mut feeds, mut in_database) = (Vec::new(), HashMap::new());
     for (settings, lasting) in config.issuers.iter().zip(issuers) {
         let reasons = settings.profile.policy().reasons;
@@ -37,12 +49,13 @@ pub(super) fn feeds(config: &Config, issuers: &[Lasting], known: Option<Position
             None => _ = in_database.insert(settings.name.clone(), fed),
             Some(source) => {
                 let (name, source) = (format!("issuer:{}", settings.name), adapter(source, &lasting.issuer));
-                feeds.push(start(&name, source, HashMap::from([(settings.name.clone(), fed)]), config, None, common));
+                let fed = HashMap::from([(settings.name.clone(), fed)]);
+                feeds.push(start(&name, source, fed, config, None, None, common));
             }
         }
     }
     if !in_database.is_empty() {
-        feeds.push(database_feed(config, in_database, known, common));
+        feeds.push(database_feed(config, in_database, known, in_reach, common));
     }
     feeds
 }
@@ -50,18 +63,21 @@ pub(super) fn feeds(config: &Config, issuers: &[Lasting], known: Option<Position
 fn database_feed(
     config: &Config,
     fed: HashMap<IssuerName, Fed>,
-    known: Option<Position>,
+    known: Option<(Position, Time)>,
+    in_reach: watch::Receiver<bool>,
     common: &Common,
 ) -> ReadyFeed {
-    let (name, poll) = (DATABASE, config.database.poll);
+    let (name, poll, in_reach) = (DATABASE, config.database.poll, Some(in_reach));
     match &config.database.place {
-        db::Place::File(path) => start(name, SqliteSource::new(path.clone(), poll), fed, config, known, common),
+        db::Place::File(path) => {
+            start(name, SqliteSource::new(path.clone(), poll), fed, config, known, in_reach, common)
+        }
         db::Place::Server(server) => match server.engine() {
             db::Engine::Postgres => {
-                start(name, PostgresSource::new(db::Server::clone(server), poll), fed, config, known, common)
+                start(name, PostgresSource::new(db::Server::clone(server), poll), fed, config, known, in_reach, common)
             }
             db::Engine::MariaDb => {
-                start(name, MariaDbSource::new(db::Server::clone(server), poll), fed, config, known, common)
+                start(name, MariaDbSource::new(db::Server::clone(server), poll), fed, config, known, in_reach, common)
             }
         },
     }

@@ -69,6 +69,20 @@ pub enum Mode {
     ReadOnly,
 }
 
+/// Whether waiting may mend what the database, or the way there, said: it is down, starting, or has no connection to
+/// spare.
+#[must_use]
+pub fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        // SQLSTATE: the connection, what is scarce, an operator's hand (SQLite's own codes are shorter).
+        sqlx::Error::Database(said) => said
+            .code()
+            .is_some_and(|code| code.len() == 5 && ["08", "53", "57"].iter().any(|class| code.starts_with(class))),
+        _ => false,
+    }
+}
+
 /// Why a database cannot be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]

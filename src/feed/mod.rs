@@ -123,8 +123,8 @@ pub struct Feed<S> {
     orders: mpsc::Receiver<Order>,
     /// The one that is under way.
     reconcile: Option<Reconcile>,
-    /// When the last one ended, or the feed began.
-    reconciled: Instant,
+    /// When the last one ended, or everything was read.
+    reconciled: watch::Sender<Time>,
 }
 
 impl<S: Source> Feed<S> {
@@ -154,7 +154,7 @@ impl<S: Source> Feed<S> {
             desk,
             orders,
             reconcile: None,
-            reconciled: Instant::now(),
+            reconciled: watch::Sender::new(Time::default()),
         }
     }
 
@@ -164,11 +164,15 @@ impl<S: Source> Feed<S> {
         Self { pace, ..self }
     }
 
-    /// The indexes hold already what the database had at `position`, as from a snapshot: only what changed
-    /// since is read. If the position does not fit the database any more, everything is.
+    /// The indexes hold already what the database had at a position, as from a snapshot, and were last proved to agree
+    /// with it at a time: only what changed since is read. If the position does not fit the database any more,
+    /// everything is.
     #[must_use]
-    pub fn resume(self, position: Option<Position>) -> Self {
-        self.position.send_replace(position);
+    pub fn resume(self, known: Option<(Position, Time)>) -> Self {
+        if let Some((position, reconciled)) = known {
+            self.position.send_replace(Some(position));
+            self.reconciled.send_replace(reconciled.min(self.clock.now()));
+        }
         self
     }
 
@@ -179,6 +183,12 @@ impl<S: Source> Feed<S> {
         self.position.subscribe()
     }
 
+    /// When the indexes were last proved to agree with the database, or wholly read from it.
+    #[must_use]
+    pub fn reconciled(&self) -> watch::Receiver<Time> {
+        self.reconciled.subscribe()
+    }
+
     /// Where operators' wishes come in.
     #[must_use]
     pub fn desk(&self) -> Desk {
@@ -186,23 +196,30 @@ impl<S: Source> Feed<S> {
     }
 
     /// Runs until `stop` turns true. Errors of the database are waited out, never passed on.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self, stop: watch::Receiver<bool>) {
+        self.run_after(std::future::ready(()), stop).await;
+    }
+
+    /// The same, but the database is left alone until `ready` is done; what was known before is known at once.
+    pub async fn run_after(mut self, ready: impl Future<Output = ()> + Send, mut stop: watch::Receiver<bool>) {
         tokio::select! {
-            () = self.feed() => {}
+            () = self.feed(ready) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
         self.memory.save(LAST_WORDS).await;
     }
 
-    async fn feed(&mut self) {
+    async fn feed(&mut self, ready: impl Future<Output = ()> + Send) {
         self.recall().await;
+        ready.await;
         let mut retry = FIRST_RETRY;
         loop {
-            let before = self.as_of;
+            let began = Instant::now();
             let Err(error) = self.follow().await;
             self.metrics.failures.inc();
             self.health.failed(error.to_string());
-            if self.as_of > before {
+            // What fails again and again may well be read for a while in between.
+            if began.elapsed() > LAST_RETRY {
                 retry = FIRST_RETRY;
             }
             self.show_lag();
@@ -222,11 +239,16 @@ impl<S: Source> Feed<S> {
                 }
                 tokio::time::sleep(LAST_RETRY).await;
             };
-            for (serial, _) in seen.iter().filter(|(serial, _)| dropped.contains(serial)) {
-                self.vanished.settled(issuer, *serial);
-            }
-            // What a snapshot holds and the state store does not, because it was busy or is another one.
             let saved: HashSet<Serial> = seen.iter().map(|(serial, _)| *serial).collect();
+            let (kept, forgotten): (Vec<_>, Vec<_>) = dropped.into_iter().partition(|(.., kept)| *kept);
+            for (serial, ..) in kept.into_iter().filter(|(serial, ..)| saved.contains(serial)) {
+                self.vanished.settled(issuer, serial);
+            }
+            // A snapshot from before an operator let go of them has them still; later ones only if they came back.
+            let as_of = index.as_of();
+            let older = forgotten.into_iter().filter(|(_, at, _)| as_of.is_none_or(|as_of| as_of <= *at));
+            index.forget(&older.map(|(serial, ..)| serial).collect::<Vec<_>>());
+            // What a snapshot holds and the state store does not, because it was busy or is another one.
             let memory = &mut self.memory;
             index.view().for_each_revoked(|serial, record| {
                 if !saved.contains(&serial) {
@@ -325,7 +347,7 @@ impl<S: Source> Feed<S> {
         // What an earlier one that was broken off has read is known already.
         self.issuers.values().for_each(|fed| fed.index.settle());
         let asked = self.reconcile.take().map(|interrupted| interrupted.asked).unwrap_or_default();
-        let (first, expected) = (!self.is_complete(), self.expected());
+        let expected = self.expected();
         let mut after = None;
         let mut seen: u64 = 0;
         loop {
@@ -347,10 +369,9 @@ impl<S: Source> Feed<S> {
         if !self.source.knows_issued() {
             self.look_for_releases(as_of).await?;
         }
-        if !asked.is_empty() {
-            self.reconcile = Some(Reconcile { asked, ..Reconcile::begin(self.expected()) });
-        } else if seen < expected {
-            self.reconcile = Some(Reconcile::search(self.issuers.keys().cloned().collect(), first));
+        self.reconciled.send_replace(as_of);
+        if !asked.is_empty() || seen < expected {
+            self.reconcile = Some(Reconcile::begin(asked));
         }
         Ok(head)
     }
@@ -385,10 +406,6 @@ impl<S: Source> Feed<S> {
         if self.source.knows_issued() { self.known().saturating_sub(self.vanished.len()) } else { 0 }
     }
 
-    fn is_complete(&self) -> bool {
-        self.issuers.values().all(|fed| fed.index.is_complete())
-    }
-
     /// Makes a batch of changes visible; returns how many said anything new.
     async fn take(&mut self, rows: Vec<Row>, as_of: Time) -> u64 {
         let mut changed = 0;
@@ -419,11 +436,7 @@ impl<S: Source> Feed<S> {
                 let known = view.get(&row.serial);
                 let name = || key(row).to_string();
                 let missed = !self.vanished.is_empty() && self.vanished.found(issuer.as_str(), &row.serial);
-                match (&known, &mut self.reconcile) {
-                    (Some(_), _) => seen += u64::from(!missed),
-                    (None, Some(run)) => _ = run.fresh.insert((issuer.clone(), row.serial)),
-                    (None, None) => {}
-                }
+                seen += u64::from(known.is_some() && !missed);
                 if let Some(part) = fed.parts.of(row)
                     && !fed.index.assign(&[(row.serial, part)]).is_empty()
                 {
@@ -468,6 +481,7 @@ impl<S: Source> Feed<S> {
         if matches!(gone, Gone::Deleted(_)) && record.status == Status::Good {
             tracing::info!(%issuer, %serial, "the database deleted this certificate: nothing is known of it any more");
             fed.index.forget(&[serial]);
+            self.vanished.found(issuer.as_str(), &serial);
         } else if record.not_after < now {
             self.vanished.settled(issuer, serial);
         } else if self.vanished.missed(issuer, serial) {
@@ -480,8 +494,7 @@ impl<S: Source> Feed<S> {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Reconcile(reply) => {
-                    let expected = self.expected();
-                    self.reconcile.get_or_insert_with(|| Reconcile::begin(expected)).asked.push(reply);
+                    self.reconcile.get_or_insert_with(|| Reconcile::begin(Vec::new())).asked.push(reply);
                 }
                 Order::ConfirmDrop { actor, reply } => {
                     let dropped = self.confirm_drop(&actor).await;

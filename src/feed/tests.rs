@@ -5,11 +5,13 @@
 use super::*;
 use crate::db::{self, Mode};
 use crate::health::{Health, State as Word};
-use crate::index::Index;
+use crate::index::{Index, file};
 use crate::metrics::Metrics;
 use crate::pki::{ClockGuard, GuardedClock, ManualClock, Reason, Revocation, SystemClock};
 use crate::registry;
+use crate::source::index_txt::IndexTxt;
 use crate::source::sqlite::SqliteSource;
+use crate::source::{Page, PageKey};
 use sqlx::{AssertSqlSafe, SqlitePool};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -25,6 +27,7 @@ pub(super) struct Node {
     pub(super) metrics: metrics::Feed,
     pub(super) desk: Desk,
     pub(super) position: watch::Receiver<Option<Position>>,
+    reconciled: watch::Receiver<Time>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -54,7 +57,8 @@ impl Node {
     /// Starts a feed that goes on from `position`, as which `index` is.
     async fn resume(dir: &Path, index: Arc<Index>, position: Option<Position>) -> Self {
         let source = SqliteSource::new(dir.join("ca.db"), Duration::from_millis(5));
-        Self::on(dir, source, index, position, Pace { reconcile: None, ..Pace::default() }).await
+        let known = position.map(|position| (position, SystemClock.now()));
+        Self::on(dir, source, index, known, Pace { reconcile: None, ..Pace::default() }).await
     }
 
     /// Starts a feed from any source.
@@ -62,10 +66,10 @@ impl Node {
         dir: &Path,
         source: impl Source + 'static,
         index: Arc<Index>,
-        position: Option<Position>,
+        known: Option<(Position, Time)>,
         pace: Pace,
     ) -> Self {
-        Self::by(Arc::new(SystemClock), dir, source, index, position, pace).await
+        Self::by(Arc::new(SystemClock), dir, source, index, known, pace).await
     }
 
     async fn by(
@@ -73,7 +77,7 @@ impl Node {
         dir: &Path,
         source: impl Source + 'static,
         index: Arc<Index>,
-        position: Option<Position>,
+        known: Option<(Position, Time)>,
         pace: Pace,
     ) -> Self {
         let state = State::open(&dir.join("state.db")).await.unwrap();
@@ -86,11 +90,11 @@ impl Node {
             metrics.clone(),
             health.component("feed:database"),
         );
-        let feed = feed.paced(pace).resume(position);
-        let (desk, position) = (feed.desk(), feed.position());
+        let feed = feed.paced(pace).resume(known);
+        let (desk, position, reconciled) = (feed.desk(), feed.position(), feed.reconciled());
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(feed.run(stopped));
-        Self { dir: dir.to_owned(), index, health, state, metrics, desk, position, stop, task }
+        Self { dir: dir.to_owned(), index, health, state, metrics, desk, position, reconciled, stop, task }
     }
 
     pub(super) async fn stop(self) {
@@ -443,6 +447,114 @@ async fn promise_9_a_reconcile_mends_what_no_change_told_of_and_counts_it() {
 }
 
 #[tokio::test]
+async fn promise_9_a_reconcile_comes_due_though_nodes_are_restarted_every_day() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = database(dir.path(), 3).await;
+    let node = Node::start(dir.path()).await;
+    until("the head is reached", || node.index.is_complete()).await;
+    let (index, position, read) = (Arc::clone(&node.index), node.position.borrow().clone(), *node.reconciled.borrow());
+    assert!(SystemClock.now().since(read) < Duration::from_secs(60), "a whole load proves as much");
+    node.stop().await;
+    sql(&ca, "DROP TRIGGER certificates_update").await;
+    revoke(&ca, 1, 1).await;
+
+    let yesterday = SystemClock.now() - Duration::from_secs(86_401);
+    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
+    let known = position.map(|position| (position, yesterday));
+    let node = Node::on(dir.path(), source, index, known, Pace::default()).await;
+    assert_eq!(*node.reconciled.borrow(), yesterday);
+    until("what the log does not tell of is found", || node.is(1, Reason::KeyCompromise)).await;
+    until("that is noted", || *node.reconciled.borrow() > yesterday).await;
+    assert_eq!(node.metrics.mended.get(), 1);
+    node.stop().await;
+}
+
+/// A source of which calls fail on demand, and which counts what it is asked for.
+struct Tripping<S> {
+    source: S,
+    /// Calls until one fails: pages, single rows.
+    pages: i32,
+    rereads: i32,
+    asked: Arc<AtomicI64>,
+}
+
+impl<S> Tripping<S> {
+    /// The call fails that brings `left` to zero.
+    fn trip(left: &mut i32) -> Result<(), SourceError> {
+        *left -= 1;
+        if *left == 0 { Err(SourceError::Content("the connection broke".to_owned())) } else { Ok(()) }
+    }
+}
+
+impl<S: Source> Source for Tripping<S> {
+    async fn open(&mut self) -> Result<(), SourceError> {
+        self.source.open().await
+    }
+
+    async fn head(&mut self) -> Result<Position, SourceError> {
+        self.source.head().await
+    }
+
+    async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
+        Self::trip(&mut self.pages)?;
+        self.source.page(after, at_most).await
+    }
+
+    async fn changes(&mut self, position: &Position) -> Result<Batch, SourceError> {
+        self.source.changes(position).await
+    }
+
+    async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
+        self.source.wait(patience).await
+    }
+
+    async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
+        Self::trip(&mut self.rereads)?;
+        self.asked.fetch_add(i64::try_from(keys.len()).unwrap(), Ordering::Relaxed);
+        self.source.reread(keys).await
+    }
+}
+
+#[tokio::test]
+async fn a_reconcile_that_fails_between_two_pages_is_begun_anew_where_pages_cannot_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |n| format!("V\t270101000000Z\t\t{n:08X}\tunknown\t/CN={n}\n");
+    let path = dir.path().join("index.txt");
+    std::fs::write(&path, (1..=3_500).map(line).collect::<String>()).unwrap();
+    let source = IndexTxt::new(path, None, &demo(), Duration::from_millis(5));
+    let pace = Pace { reconcile: None, ..Pace::default() };
+    // The load takes one page, the reconcile four.
+    let source = Tripping { source, pages: 3, rereads: 0, asked: Arc::default() };
+    let node = Node::on(dir.path(), source, Arc::default(), None, pace).await;
+    until("the head is reached", || node.index.is_complete()).await;
+    let outcome = tokio::time::timeout(Duration::from_secs(30), node.desk.reconcile()).await;
+    assert_eq!(outcome.unwrap(), Some(Reconciled { compared: 3_500, mended: 0, vanished: 0 }));
+    assert_eq!(node.metrics.failures.get(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_reconcile_asks_for_what_was_not_shown_alone_and_again_where_asking_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = database(dir.path(), 2_500).await;
+    let (asked, pace) = (Arc::default(), Pace { reconcile: None, ..Pace::default() });
+    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
+    let source = Tripping { source, pages: 0, rereads: 1, asked: Arc::clone(&asked) };
+    let node = Node::on(dir.path(), source, Arc::default(), None, pace).await;
+    until("the head is reached", || node.index.is_complete()).await;
+    sql(&ca, "DROP TRIGGER certificates_delete").await;
+    for n in [7, 2_499] {
+        sql(&ca, format!("DELETE FROM certificates WHERE {}", which(n))).await;
+    }
+    let outcome = Reconciled { compared: 2_498, mended: 0, vanished: 2 };
+    for _ in ["found", "known"] {
+        assert_eq!(node.desk.reconcile().await, Some(outcome));
+        assert_eq!((asked.load(Ordering::Relaxed), node.metrics.failures.get()), (2, 1));
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn promise_9_a_reconcile_while_much_is_written_takes_nothing_for_missed() {
     let dir = tempfile::tempdir().unwrap();
     let ca = database(dir.path(), 3_000).await;
@@ -502,6 +614,47 @@ async fn what_vanishes_keeps_its_status_until_an_operator_lets_go_of_it_and_the_
     until("the head is reached", || node.index.is_complete()).await;
     assert_eq!(node.desk.reconcile().await.unwrap().vanished, 0, "settled once and for all");
     assert!(node.is(1, Reason::KeyCompromise));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_operator_let_go_of_does_not_come_back_with_an_older_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = database(dir.path(), 9).await;
+    let node = Node::start(dir.path()).await;
+    until("the head is reached", || node.index.is_complete()).await;
+    let (path, position) = (dir.path().join("snapshot"), node.position.borrow().clone().unwrap());
+    let Position { database, cursor } = position.clone();
+    let label = file::Label { database, cursor, reconciled: 0 };
+    let subject = file::Subject { name: "demo", ca: [1; 32], shards: false };
+    let snapshot = |node: &Node| file::write(&path, &label, &[(subject, &node.index)]).unwrap();
+    snapshot(&node);
+    sql(&ca, "DROP TRIGGER certificates_delete").await;
+    for n in [1, 2] {
+        sql(&ca, format!("DELETE FROM certificates WHERE {}", which(n))).await;
+    }
+    assert_eq!(node.desk.reconcile().await.unwrap().vanished, 2);
+    assert_eq!(node.desk.confirm_drop("boris".to_owned()).await.unwrap().unwrap().forgotten, 2);
+    node.stop().await;
+
+    // It was killed before it wrote another; meanwhile one of them came back.
+    issue(&ca, "demo", 2, 2).await;
+    let restored = || {
+        let (_, indexes) = file::read(&path, &[subject], None, SystemClock.now()).unwrap();
+        Arc::new(indexes.into_iter().next().unwrap())
+    };
+    assert_eq!(restored().issued(), 9);
+    let node = Node::resume(dir.path(), restored(), Some(position.clone())).await;
+    until("the head is reached", || node.index.is_complete()).await;
+    assert_eq!((node.status(1), node.status(2)), (None, Some(Status::Good)));
+    node.settled().await;
+    snapshot(&node);
+    let later = node.position.borrow().clone();
+    node.stop().await;
+
+    let node = Node::resume(dir.path(), restored(), later).await;
+    until("the head is reached", || node.index.is_complete()).await;
+    assert_eq!((node.status(1), node.status(2)), (None, Some(Status::Good)), "later snapshots know what came back");
     node.stop().await;
 }
 

@@ -43,6 +43,11 @@ impl Vanished {
         self.0.get_mut(issuer).is_some_and(|of_issuer| of_issuer.remove(serial).is_some())
     }
 
+    /// Whether it is missed.
+    pub(super) fn has(&self, issuer: &IssuerName, serial: &Serial) -> bool {
+        self.0.get(issuer).is_some_and(|of_issuer| of_issuer.contains_key(serial))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.values().all(BTreeMap::is_empty)
     }

@@ -27,7 +27,7 @@ use thiserror::Error;
 
 const MAGIC: [u8; 8] = *b"jarchyIX";
 /// Raised with every change of what the octets mean.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Octets before the first segment: magic and format.
 const PREAMBLE: usize = 12;
 /// Octets at the end: length and SHA-256 of the description.
@@ -44,6 +44,8 @@ pub struct Label {
     pub database: String,
     /// Up to where its changes are in the file; read before the views were taken.
     pub cursor: String,
+    /// When the indexes were last proved to agree with the database, or wholly read from it; Unix seconds.
+    pub reconciled: i64,
 }
 
 /// An issuer's index to be written or read.
@@ -421,7 +423,7 @@ mod tests {
 
     impl Written {
         fn new(index: &Index) -> Self {
-            let label = Label { database: "here/1".to_owned(), cursor: "77".to_owned() };
+            let label = Label { database: "here/1".to_owned(), cursor: "77".to_owned(), reconciled: 7 };
             let written = Self { dir: tempfile::tempdir().unwrap(), label };
             write(&written.path(), &written.label, &[(SUBJECT, index)]).unwrap();
             written

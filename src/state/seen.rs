@@ -125,14 +125,14 @@ impl State {
         rows.iter().map(|row| self.serial("releases", row)).collect()
     }
 
-    /// Certificates of `issuer` that the database lost and an operator let go of, and that stay revoked.
+    /// Certificates of `issuer` that the database lost and an operator let go of: when, and whether it stays revoked.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn dropped(&self, issuer: &IssuerName) -> Result<BTreeSet<Serial>, StateError> {
-        let rows = sqlx::query("SELECT serial FROM dropped WHERE issuer = ? AND kept = 1").bind(issuer.as_str());
+    pub async fn dropped(&self, issuer: &IssuerName) -> Result<Vec<(Serial, Time, bool)>, StateError> {
+        let rows = sqlx::query("SELECT serial, at, kept FROM dropped WHERE issuer = ?").bind(issuer.as_str());
         let rows = rows.fetch_all(&self.0.pool).await.map_err(self.sql())?;
-        rows.iter().map(|row| self.serial("dropped", row)).collect()
+        rows.iter().map(|row| Ok((self.serial("dropped", row)?, self.time(row, 1)?, self.get(row, 2)?))).collect()
     }
 
     /// Writes down that `actor` let go of certificates which the database lost, each with whether it stays

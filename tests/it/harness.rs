@@ -115,6 +115,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `jarchy` with `arguments`, which serve, and waits for its first line. `log` takes stderr.
     pub(crate) fn start(arguments: &[&str], log: &Path) -> Self {
+        let mut server = Self::spawn(arguments, log);
+        server.url = server.serving();
+        server
+    }
+
+    /// The same without waiting, so that its URL is not known yet.
+    pub(crate) fn spawn(arguments: &[&str], log: &Path) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_jarchy"))
             .args(arguments)
             .stdin(Stdio::null())
@@ -126,11 +133,14 @@ impl Server {
         let mut server = Self { child, url: String::new(), lines, log: log.to_owned() };
         let out = BufReader::new(server.child.stdout.take().unwrap());
         thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let first = server.lines.recv_timeout(MAKING).unwrap_or_default();
-        let url = first.strip_prefix("jarchy: serving ").and_then(|url| url.strip_suffix('/'));
-        let Some(url) = url else { panic!("first line {first:?}, log: {}", server.log()) };
-        server.url = url.to_owned();
         server
+    }
+
+    /// Waits for its first line: where it serves, now that it can answer everything.
+    pub(crate) fn serving(&self) -> String {
+        let first = self.lines.recv_timeout(MAKING).unwrap_or_default();
+        let url = first.strip_prefix("jarchy: serving ").and_then(|url| url.strip_suffix('/'));
+        url.unwrap_or_else(|| panic!("first line {first:?}, log: {}", self.log())).to_owned()
     }
 
     pub(crate) fn log(&self) -> String {

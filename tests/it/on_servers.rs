@@ -1,6 +1,6 @@
 //! The whole of it with the issuance database on a PostgreSQL or MariaDB server: what README.md says, typed.
 
-use crate::harness::{Demo, Said, Server, contains, jarchy, openssl, text, wait_until};
+use crate::harness::{Demo, Said, Server, contains, jarchy, openssl, run, text, wait_until};
 use crate::servers::{self, Engine};
 use std::fs;
 use std::path::Path;
@@ -76,5 +76,44 @@ fn a_revocation_by_plain_sql_is_answered_and_listed() {
         assert!(!again.status.success() && again.err.contains("already; --update changes"), "{again:?}");
         contains(&operator(&["database", "trim", "--older-than", "0s"]).ok("trim").out, "trimmed 4 changes").unwrap();
         contains(&operator(&["database", "restored"]).ok("restored").out, "(epoch 2)").unwrap();
+    }
+}
+
+#[test]
+fn promise_12_a_start_without_the_database_serves_what_is_known_and_the_rest_when_it_is_back() {
+    for mut server in Engine::ALL.into_iter().filter_map(|engine| servers::Server::start(engine, &[])) {
+        let work = tempfile::tempdir().unwrap();
+        let dir = work.path();
+        let config = installed(dir, &server.database().url());
+        let operator = |arguments: &[&str]| -> Said { jarchy(&[arguments, &["--config", &config]].concat()) };
+        let (good, other) = (dir.join("good.pem"), dir.join("renewal.pem"));
+        operator(&["add", text(&good), text(&other), "--holder", "EMP-1"]).ok("add");
+        operator(&["revoke", text(&other), "--reason", "superseded"]).ok("revoke");
+        let running = Server::start(&["serve", "--config", &config], &dir.join("log"));
+        wait_until("it is revoked", || contains(&ask(dir, &running, "renewal.pem"), "renewal.pem: revoked"));
+        let listed = |running: &Server| {
+            let (url, list) = (format!("{}/crl/main.crl", running.url), dir.join("list.der"));
+            let fetched = run("curl", &["-fsS", "-o", text(&list), &url]);
+            let said = openssl(&["crl", "-inform", "DER", "-in", text(&list), "-noout", "-text"]).all();
+            if fetched.status.success() { contains(&said, "Superseded") } else { Err(fetched.err) }
+        };
+        wait_until("it is listed", || listed(&running));
+        running.stop();
+
+        // After a power cut the database takes longer than Jarchy.
+        server.stop();
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let mut running =
+            Server::spawn(&["serve", "--config", &config, "--listen", &port.to_string()], &dir.join("log"));
+        running.url = format!("http://{port}");
+        wait_until("what is revoked is told", || contains(&ask(dir, &running, "renewal.pem"), "renewal.pem: revoked"));
+        contains(&ask(dir, &running, "good.pem"), "trylater").unwrap();
+        wait_until("what is listed is served", || listed(&running));
+        server.restart();
+        assert_eq!(running.serving(), running.url);
+        contains(&ask(dir, &running, "good.pem"), "good.pem: good").unwrap();
+        operator(&["revoke", text(&good), "--reason", "superseded"]).ok("revoke");
+        wait_until("changes are followed", || contains(&ask(dir, &running, "good.pem"), "good.pem: revoked"));
+        running.stop();
     }
 }
