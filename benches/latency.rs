@@ -12,12 +12,15 @@
 //! `mariadb` starts a server of its own from the installed binaries and moves the demo's certificates there.
 #![allow(clippy::print_stdout)]
 
+#[path = "compare/demo.rs"]
+mod demo;
 #[path = "../tests/it/servers.rs"]
 mod servers;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use demo::Demo;
 use jarchy::crl::read::List;
 use jarchy::db::{Mode, Server as Place};
 use jarchy::ocsp::request::{encode, encode_cert_id};
@@ -29,45 +32,16 @@ use sqlx::{AssertSqlSafe, MySqlPool, PgPool, SqlitePool};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+const JARCHY: &str = env!("CARGO_BIN_EXE_jarchy");
 /// What no answer has for a tag.
 const NO_TAG: &str = "\"none\"";
 /// How long anything may take before the run counts as failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A demo that is served; ended when dropped.
-struct Demo {
-    child: Child,
-    address: String,
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
 impl Demo {
-    fn start(dir: &Path) -> anyhow::Result<Self> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_jarchy"))
-            .args(["demo", "--listen", "127.0.0.1:0", "--dir"])
-            .arg(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut out = BufReader::new(child.stdout.take().context("no stdout")?);
-        let mut first = String::new();
-        out.read_line(&mut first)?;
-        // Whoever prints must find a reader.
-        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        let address = first.trim_end().strip_prefix("jarchy: serving http://").and_then(|url| url.strip_suffix('/'));
-        let address = address.with_context(|| format!("the demo began with {first:?}"))?.to_owned();
-        Ok(Self { child, address })
-    }
-
     /// The body of what stands at `path`, over `connection`; nothing if it is what had `tag`, which becomes the tag
     /// of what is there now. In the first second of a new CA there is no delta yet: what comes instead lists nothing.
     fn get(&self, connection: &mut BufReader<TcpStream>, path: &str, tag: &mut String) -> anyhow::Result<Vec<u8>> {
@@ -284,7 +258,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let work = tempfile::tempdir()?;
     let dir = work.path().join("demo");
-    let demo = Demo::start(&dir)?;
+    let demo = Demo::start(Command::new(JARCHY), &dir)?;
     let certificate = Certificate::from_file_bytes(&std::fs::read(dir.join("ca.pem"))?)?;
     let issuer = Issuer { name: "demo".parse()?, certificate };
     let options = sqlx::sqlite::SqliteConnectOptions::new()
@@ -315,7 +289,7 @@ async fn main() -> anyhow::Result<()> {
     if entries > 0 {
         ca.fill(entries).await?;
     }
-    let demo = Demo::start(&dir)?;
+    let demo = Demo::start(Command::new(JARCHY), &dir)?;
     let length = |list: &[u8]| List::read(list).map_or(0, |list| list.entries().count());
     let long_enough = |list: &[u8]| u64::try_from(length(list)).is_ok_and(|length| length >= entries);
     demo.wait(Instant::now(), "/crl/demo.crl", long_enough)?;

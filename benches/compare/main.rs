@@ -10,6 +10,7 @@
 //! (10,000,000) certificates in the group `memory`; JARCHY_ENTRIES (10,000) revoked ones at first in the group `steady`.
 #![allow(missing_docs, clippy::print_stdout)]
 
+mod demo;
 mod make;
 mod memory;
 mod report;

@@ -5,6 +5,7 @@
 //! request was due. Rounds take turns: nothing else, and 1,000 revocations a second in transactions of 20, so
 //! that complete and delta CRL are made again and again. Who revokes shares the asker's core, behind it.
 
+use crate::demo::Demo;
 use crate::make::{HOT, serial};
 use crate::report::{number, quartiles};
 use crate::run::{CLIENT_CORE, cpu, pinned};
@@ -12,10 +13,10 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,19 +30,6 @@ const LEAD: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A demo that is served; ended when dropped.
-struct Demo {
-    child: Child,
-    address: String,
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
 /// What a round came to: latencies in microseconds, and the share of its core that the server took.
 #[derive(Clone, Copy)]
 struct Sample {
@@ -52,20 +40,6 @@ struct Sample {
 }
 
 impl Demo {
-    fn start(dir: &Path) -> anyhow::Result<Self> {
-        let mut command = pinned(Path::new(JARCHY));
-        command.args(["demo", "--listen", "127.0.0.1:0", "--dir"]).arg(dir).stderr(Stdio::null());
-        let mut child = command.spawn()?;
-        let mut out = BufReader::new(child.stdout.take().context("no stdout")?);
-        let mut first = String::new();
-        out.read_line(&mut first)?;
-        // Whoever prints must find a reader.
-        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        let address = first.trim_end().strip_prefix("jarchy: serving http://").and_then(|url| url.strip_suffix('/'));
-        let address = address.with_context(|| format!("the demo began with {first:?}"))?.to_owned();
-        Ok(Self { child, address })
-    }
-
     /// What tells the complete CRL that is served from every other.
     fn list(&self) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
@@ -155,7 +129,7 @@ pub(crate) fn steady(smoke: bool) -> anyhow::Result<String> {
     let seconds = if smoke { 1 } else { number("JARCHY_SECONDS", 4.0) as u64 };
     let work = tempfile::tempdir()?;
     let (dir, ca) = (work.path().join("demo"), work.path().join("demo/ca.pem"));
-    drop(Demo::start(&dir)?);
+    drop(Demo::start(pinned(Path::new(JARCHY)), &dir)?);
     let options = SqliteConnectOptions::new().filename(dir.join("issuance.db")).busy_timeout(PATIENCE);
     let runtime = runtime()?;
     let spare = (rounds + 1) * (seconds + 10) * 1_000;
@@ -165,7 +139,7 @@ pub(crate) fn steady(smoke: bool) -> anyhow::Result<String> {
         issue(&database, HOT + spare, HOT + spare + entries, true).await?;
         anyhow::Ok(database)
     })?;
-    let demo = Demo::start(&dir)?;
+    let demo = Demo::start(pinned(Path::new(JARCHY)), &dir)?;
     demo.settle()?;
     let most = (0..3).map(|_| Ok(demo.ask(&ca, None, seconds)?.0)).collect::<anyhow::Result<Vec<_>>>()?;
     let [_, most, _] = quartiles(most);
