@@ -655,6 +655,8 @@ async fn within<T>(
 }
 
 #[cfg(test)]
+mod reconcile_tests;
+#[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,11 @@
 use super::*;
 use crate::db::{self, Mode};
 use crate::health::{Health, State as Word};
-use crate::index::{Index, file};
+use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::pki::{ClockGuard, GuardedClock, ManualClock, Reason, Revocation, SystemClock};
 use crate::registry;
-use crate::source::index_txt::IndexTxt;
 use crate::source::sqlite::SqliteSource;
-use crate::source::{Page, PageKey};
 use sqlx::{AssertSqlSafe, SqlitePool};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -20,19 +18,19 @@ use tokio::task::JoinHandle;
 
 /// A node: its directory, its index, and a feed that runs.
 pub(super) struct Node {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     pub(super) index: Arc<Index>,
     pub(super) health: Health,
     pub(super) state: State,
     pub(super) metrics: metrics::Feed,
     pub(super) desk: Desk,
     pub(super) position: watch::Receiver<Option<Position>>,
-    reconciled: watch::Receiver<Time>,
+    pub(super) reconciled: watch::Receiver<Time>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-fn demo() -> IssuerName {
+pub(super) fn demo() -> IssuerName {
     "demo".parse().unwrap()
 }
 
@@ -50,12 +48,12 @@ fn fed(index: &Arc<Index>) -> Fed {
 
 impl Node {
     /// Starts a feed on the database of `dir`, whether there is one or not.
-    async fn start(dir: &Path) -> Self {
+    pub(super) async fn start(dir: &Path) -> Self {
         Self::resume(dir, Arc::new(Index::new()), None).await
     }
 
     /// Starts a feed that goes on from `position`, as which `index` is.
-    async fn resume(dir: &Path, index: Arc<Index>, position: Option<Position>) -> Self {
+    pub(super) async fn resume(dir: &Path, index: Arc<Index>, position: Option<Position>) -> Self {
         let source = SqliteSource::new(dir.join("ca.db"), Duration::from_millis(5));
         let known = position.map(|position| (position, SystemClock.now()));
         Self::on(dir, source, index, known, Pace { reconcile: None, ..Pace::default() }).await
@@ -72,7 +70,7 @@ impl Node {
         Self::by(Arc::new(SystemClock), dir, source, index, known, pace).await
     }
 
-    async fn by(
+    pub(super) async fn by(
         clock: Arc<dyn Clock>,
         dir: &Path,
         source: impl Source + 'static,
@@ -137,19 +135,19 @@ async fn writer(dir: &Path) -> SqlitePool {
     db::open(&dir.join("ca.db"), &registry::KIND, Mode::Create).await.unwrap()
 }
 
-async fn sql(writer: &SqlitePool, sql: impl Into<String>) {
+pub(super) async fn sql(writer: &SqlitePool, sql: impl Into<String>) {
     sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(writer).await.unwrap();
 }
 
 /// A database with `issued` certificates of the issuer `demo`, numbered from 1.
-async fn database(dir: &Path, issued: i64) -> SqlitePool {
+pub(super) async fn database(dir: &Path, issued: i64) -> SqlitePool {
     let ca = writer(dir).await;
     sql(&ca, "INSERT INTO issuers(name, certificate) VALUES ('demo', x'3001'), ('other', x'3002')").await;
     issue(&ca, "demo", 1, issued).await;
     ca
 }
 
-async fn issue(ca: &SqlitePool, issuer: &str, first: i64, last: i64) {
+pub(super) async fn issue(ca: &SqlitePool, issuer: &str, first: i64, last: i64) {
     let numbers = format!("WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})");
     sql(
         ca,
@@ -165,11 +163,11 @@ pub(super) fn serial(n: i64) -> Serial {
     Serial::from_content(format!("c{n:07}").as_bytes()).unwrap()
 }
 
-fn which(n: i64) -> String {
+pub(super) fn which(n: i64) -> String {
     format!("issuer = 'demo' AND serial = CAST(printf('c%07d', {n}) AS BLOB)")
 }
 
-async fn revoke(ca: &SqlitePool, n: i64, reason: i64) {
+pub(super) async fn revoke(ca: &SqlitePool, n: i64, reason: i64) {
     let which = which(n);
     sql(
         ca,
@@ -186,7 +184,7 @@ async fn release(ca: &SqlitePool, n: i64) {
 }
 
 /// Puts `backup` in the place of the database, as an operator would who forgets to stop the server.
-fn restore(dir: &Path, backup: &Path) {
+pub(super) fn restore(dir: &Path, backup: &Path) {
     for journal in ["ca.db-wal", "ca.db-shm"] {
         _ = std::fs::remove_file(dir.join(journal));
     }
@@ -357,24 +355,6 @@ async fn another_issuers_certificates_are_no_business_of_ours_and_no_illness() {
 }
 
 #[tokio::test]
-async fn certificates_that_a_database_lost_are_missed_also_beside_another_issuers() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 2).await;
-    issue(&ca, "other", 1, 50).await;
-    let backup = dir.path().join("backup.db");
-    sql(&ca, format!("VACUUM INTO '{}'", backup.display())).await;
-    issue(&ca, "demo", 3, 3).await;
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    let before = node.index.as_of();
-    ca.close().await;
-    restore(&node.dir, &backup);
-    until("the backup is followed", || node.word().0 == Word::Degraded && node.index.as_of() > before).await;
-    until("the loss is found", || node.word().1.contains("1 certificates are gone from the database")).await;
-    node.stop().await;
-}
-
-#[tokio::test]
 async fn a_file_that_was_put_back_as_it_was_is_followed_on_and_a_whole_reload_is_told_of_but_no_failure() {
     let dir = tempfile::tempdir().unwrap();
     let ca = database(dir.path(), 3).await;
@@ -425,256 +405,6 @@ async fn a_stored_position_spares_the_load_and_one_that_does_not_fit_costs_it() 
 }
 
 #[tokio::test]
-async fn promise_9_a_reconcile_mends_what_no_change_told_of_and_counts_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 3_500).await;
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    let nothing = Reconciled { compared: 3_500, mended: 0, vanished: 0 };
-    assert_eq!(node.desk.reconcile().await, Some(nothing));
-
-    sql(&ca, "DROP TRIGGER certificates_update").await;
-    for n in [1, 1_234, 3_500] {
-        revoke(&ca, n, 1).await;
-    }
-    node.settled().await;
-    assert_eq!(node.status(1_234), Some(Status::Good), "the log does not tell");
-    assert_eq!(node.desk.reconcile().await, Some(Reconciled { mended: 3, ..nothing }));
-    assert!([1, 1_234, 3_500].into_iter().all(|n| node.is(n, Reason::KeyCompromise)));
-    assert_eq!((node.desk.reconcile().await, node.metrics.mended.get()), (Some(nothing), 3));
-    assert_eq!(node.state.revocations(&demo()).await.unwrap().len(), 3, "mended ones are remembered too");
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn promise_9_a_reconcile_comes_due_though_nodes_are_restarted_every_day() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 3).await;
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    let (index, position, read) = (Arc::clone(&node.index), node.position.borrow().clone(), *node.reconciled.borrow());
-    assert!(SystemClock.now().since(read) < Duration::from_secs(60), "a whole load proves as much");
-    node.stop().await;
-    sql(&ca, "DROP TRIGGER certificates_update").await;
-    revoke(&ca, 1, 1).await;
-
-    let yesterday = SystemClock.now() - Duration::from_secs(86_401);
-    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
-    let known = position.map(|position| (position, yesterday));
-    let node = Node::on(dir.path(), source, index, known, Pace::default()).await;
-    assert_eq!(*node.reconciled.borrow(), yesterday);
-    until("what the log does not tell of is found", || node.is(1, Reason::KeyCompromise)).await;
-    until("that is noted", || *node.reconciled.borrow() > yesterday).await;
-    assert_eq!(node.metrics.mended.get(), 1);
-    node.stop().await;
-}
-
-/// A source of which calls fail on demand, and which counts what it is asked for.
-struct Tripping<S> {
-    source: S,
-    /// Calls until one fails: pages, single rows.
-    pages: i32,
-    rereads: i32,
-    asked: Arc<AtomicI64>,
-}
-
-impl<S> Tripping<S> {
-    /// The call fails that brings `left` to zero.
-    fn trip(left: &mut i32) -> Result<(), SourceError> {
-        *left -= 1;
-        if *left == 0 { Err(SourceError::Content("the connection broke".to_owned())) } else { Ok(()) }
-    }
-}
-
-impl<S: Source> Source for Tripping<S> {
-    async fn open(&mut self) -> Result<(), SourceError> {
-        self.source.open().await
-    }
-
-    async fn head(&mut self) -> Result<Position, SourceError> {
-        self.source.head().await
-    }
-
-    async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
-        Self::trip(&mut self.pages)?;
-        self.source.page(after, at_most).await
-    }
-
-    async fn changes(&mut self, position: &Position) -> Result<Batch, SourceError> {
-        self.source.changes(position).await
-    }
-
-    async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
-        self.source.wait(patience).await
-    }
-
-    async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
-        Self::trip(&mut self.rereads)?;
-        self.asked.fetch_add(i64::try_from(keys.len()).unwrap(), Ordering::Relaxed);
-        self.source.reread(keys).await
-    }
-}
-
-#[tokio::test]
-async fn a_reconcile_that_fails_between_two_pages_is_begun_anew_where_pages_cannot_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let line = |n| format!("V\t270101000000Z\t\t{n:08X}\tunknown\t/CN={n}\n");
-    let path = dir.path().join("index.txt");
-    std::fs::write(&path, (1..=3_500).map(line).collect::<String>()).unwrap();
-    let source = IndexTxt::new(path, None, &demo(), Duration::from_millis(5));
-    let pace = Pace { reconcile: None, ..Pace::default() };
-    // The load takes one page, the reconcile four.
-    let source = Tripping { source, pages: 3, rereads: 0, asked: Arc::default() };
-    let node = Node::on(dir.path(), source, Arc::default(), None, pace).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    let outcome = tokio::time::timeout(Duration::from_secs(30), node.desk.reconcile()).await;
-    assert_eq!(outcome.unwrap(), Some(Reconciled { compared: 3_500, mended: 0, vanished: 0 }));
-    assert_eq!(node.metrics.failures.get(), 1);
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn a_reconcile_asks_for_what_was_not_shown_alone_and_again_where_asking_failed() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 2_500).await;
-    let (asked, pace) = (Arc::default(), Pace { reconcile: None, ..Pace::default() });
-    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
-    let source = Tripping { source, pages: 0, rereads: 1, asked: Arc::clone(&asked) };
-    let node = Node::on(dir.path(), source, Arc::default(), None, pace).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    sql(&ca, "DROP TRIGGER certificates_delete").await;
-    for n in [7, 2_499] {
-        sql(&ca, format!("DELETE FROM certificates WHERE {}", which(n))).await;
-    }
-    let outcome = Reconciled { compared: 2_498, mended: 0, vanished: 2 };
-    for _ in ["found", "known"] {
-        assert_eq!(node.desk.reconcile().await, Some(outcome));
-        assert_eq!((asked.load(Ordering::Relaxed), node.metrics.failures.get()), (2, 1));
-    }
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn promise_9_a_reconcile_while_much_is_written_takes_nothing_for_missed() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 3_000).await;
-    sql(&ca, "PRAGMA synchronous = OFF").await;
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    let writing = tokio::spawn({
-        let ca = ca.clone();
-        async move {
-            for n in 1..=1_500 {
-                revoke(&ca, n, 1).await;
-                issue(&ca, "demo", 10_000 + n, 10_000 + n).await;
-            }
-        }
-    });
-    let mut rounds = 0;
-    while !writing.is_finished() || rounds == 0 {
-        let outcome = node.desk.reconcile().await.unwrap();
-        assert_eq!((outcome.mended, outcome.vanished), (0, 0));
-        rounds += 1;
-    }
-    writing.await.unwrap();
-    println!("{rounds} reconciles during 3,000 commits");
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn what_vanishes_keeps_its_status_until_an_operator_lets_go_of_it_and_the_rest_flows_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 9).await;
-    revoke(&ca, 1, 1).await;
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    sql(&ca, "DROP TRIGGER certificates_delete").await;
-    for n in [1, 2, 3] {
-        sql(&ca, format!("DELETE FROM certificates WHERE {}", which(n))).await;
-    }
-    assert_eq!(node.desk.reconcile().await, Some(Reconciled { compared: 6, mended: 0, vanished: 3 }));
-    assert!(node.is(1, Reason::KeyCompromise) && node.status(2) == Some(Status::Good), "not believed");
-    until("the operator is told", || node.word().1.starts_with("3 certificates are gone from the database")).await;
-    assert_eq!((node.metrics.vanished.get(), node.health.ready()), (3, true));
-    revoke(&ca, 4, 4).await;
-    until("the rest flows on", || node.is(4, Reason::Superseded)).await;
-    issue(&ca, "demo", 3, 3).await;
-    until("one is back", || node.metrics.vanished.get() == 2).await;
-
-    let dropped = node.desk.confirm_drop("boris".to_owned()).await.unwrap().unwrap();
-    assert_eq!(dropped, Dropped { forgotten: 1, kept: 1 });
-    assert_eq!(node.status(2), None, "let go of");
-    assert!(node.is(1, Reason::KeyCompromise), "a revocation is not forgotten");
-    until("all is well", || node.word().0 == Word::Ok).await;
-    let (_, actor, what) = node.state.decisions().await.unwrap().pop().unwrap();
-    assert!(actor == "boris" && what.contains("let go of 2 certificates"), "{actor}: {what}");
-    node.stop().await;
-
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    assert_eq!(node.desk.reconcile().await.unwrap().vanished, 0, "settled once and for all");
-    assert!(node.is(1, Reason::KeyCompromise));
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn what_an_operator_let_go_of_does_not_come_back_with_an_older_snapshot() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 9).await;
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    let (path, position) = (dir.path().join("snapshot"), node.position.borrow().clone().unwrap());
-    let Position { database, cursor } = position.clone();
-    let label = file::Label { database, cursor, reconciled: 0 };
-    let subject = file::Subject { name: "demo", ca: [1; 32], shards: false };
-    let snapshot = |node: &Node| file::write(&path, &label, &[(subject, &node.index)]).unwrap();
-    snapshot(&node);
-    sql(&ca, "DROP TRIGGER certificates_delete").await;
-    for n in [1, 2] {
-        sql(&ca, format!("DELETE FROM certificates WHERE {}", which(n))).await;
-    }
-    assert_eq!(node.desk.reconcile().await.unwrap().vanished, 2);
-    assert_eq!(node.desk.confirm_drop("boris".to_owned()).await.unwrap().unwrap().forgotten, 2);
-    node.stop().await;
-
-    // It was killed before it wrote another; meanwhile one of them came back.
-    issue(&ca, "demo", 2, 2).await;
-    let restored = || {
-        let (_, indexes) = file::read(&path, &[subject], None, SystemClock.now()).unwrap();
-        Arc::new(indexes.into_iter().next().unwrap())
-    };
-    assert_eq!(restored().issued(), 9);
-    let node = Node::resume(dir.path(), restored(), Some(position.clone())).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    assert_eq!((node.status(1), node.status(2)), (None, Some(Status::Good)));
-    node.settled().await;
-    snapshot(&node);
-    let later = node.position.borrow().clone();
-    node.stop().await;
-
-    let node = Node::resume(dir.path(), restored(), later).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    assert_eq!((node.status(1), node.status(2)), (None, Some(Status::Good)), "later snapshots know what came back");
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn a_revocation_that_the_database_lost_while_nobody_looked_is_missed_after_the_start() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 5).await;
-    revoke(&ca, 1, 1).await;
-    let node = Node::start(dir.path()).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    node.stop().await;
-    sql(&ca, "DROP TRIGGER certificates_delete").await;
-    sql(&ca, format!("DELETE FROM certificates WHERE {}", which(1))).await;
-    let node = Node::start(dir.path()).await;
-    until("it is missed", || node.word().1.starts_with("1 certificates are gone")).await;
-    assert!(node.is(1, Reason::KeyCompromise));
-    node.stop().await;
-}
-
-#[tokio::test]
 async fn a_row_that_cannot_be_understood_stops_nothing_and_is_told_of_until_it_is_mended() {
     let dir = tempfile::tempdir().unwrap();
     let ca = database(dir.path(), 3).await;
@@ -709,26 +439,6 @@ async fn a_revocation_dated_ahead_counts_from_its_commit() {
         until("it is revoked", || node.is(n, Reason::CessationOfOperation)).await;
         assert!(node.status(n).unwrap().revocation().unwrap().at <= SystemClock.now());
     }
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn what_a_database_whose_clock_is_ahead_has_revoked_does_not_count_as_missed_when_that_time_has_come() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = database(dir.path(), 2).await;
-    let clock = Arc::new(ManualClock::new(SystemClock.now() - Duration::from_secs(600)));
-    let source = SqliteSource::new(dir.path().join("ca.db"), Duration::from_millis(5));
-    let pace = Pace { reconcile: None, ..Pace::default() };
-    let node = Node::by(Arc::clone(&clock) as _, dir.path(), source, Arc::default(), None, pace).await;
-    until("the head is reached", || node.index.is_complete()).await;
-    revoke(&ca, 1, 1).await;
-    until("it is revoked", || node.is(1, Reason::KeyCompromise)).await;
-    assert!(node.status(1).unwrap().revocation().unwrap().at <= clock.now(), "told with our time");
-    clock.set(SystemClock.now());
-    let told = node.status(1);
-    assert_eq!(node.desk.reconcile().await.unwrap(), Reconciled { compared: 2, mended: 0, vanished: 0 });
-    assert_ne!(node.status(1), told, "the database's word counts");
-    assert_eq!(node.metrics.mended.get(), 0);
     node.stop().await;
 }
 
