@@ -6,10 +6,10 @@
 use super::encode::Entries;
 use super::read::{List, ReadError, Word};
 use super::revision::Ledger;
-use super::share::fold;
+use super::share::{Beginning, Known, fold, prune_key};
 use super::{PublishError, Publisher, blocking, ca_mark};
-use crate::index::{Change, Record, View};
-use crate::pki::{Revocation, Serial, Status, Time, hash::sha256};
+use crate::index::{Change, Record};
+use crate::pki::{Serial, Status, Time, hash::sha256};
 use crate::state::{Form, ListRow, Slot};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,10 +72,10 @@ impl Publisher {
         let mut taken = std::mem::take(Arc::make_mut(&mut self.pending));
         // Before the view: a change that is noted may not be visible yet, one that is visible is noted.
         fold(&mut taken, self.share.take_changes());
-        let view = Arc::clone(&self.share.index().view());
+        let beginning = self.share.beginning().await.map_err(|_| PublishError::Panicked)?;
         let (ledger, ours) = (Arc::clone(&self.ledger), self.share.filter());
         let cutoff = self.terms.cutoff(ledger.last_regular);
-        let found = blocking(move || Ok(compare(&ledger, cutoff, &view, ours, taken, &released)?)).await?;
+        let found = blocking(move || Ok(compare(&ledger, cutoff, beginning, ours, taken, &released)?)).await?;
         Arc::make_mut(&mut self.ledger).entries = found.entries;
         self.pending = Arc::new(found.pending);
         self.kept = found.kept;
@@ -154,26 +154,16 @@ struct Found {
 fn compare(
     ledger: &Ledger,
     cutoff: Option<Time>,
-    view: &View,
+    beginning: Beginning,
     ours: impl Fn(&Serial) -> bool,
     taken: BTreeMap<Serial, Change>,
     released: &BTreeSet<Serial>,
 ) -> Result<Found, ReadError> {
-    let prune_key = |record: &Record| record.not_after.max(record.since);
-    let is_over = |prune_key: Time| cutoff.is_some_and(|cutoff| prune_key < cutoff);
-    // Without the rest of the records: a start with a million of them should not need their memory twice.
-    let mut revoked: Vec<(Serial, Revocation, Time)> = Vec::new();
-    view.for_each_revoked(|serial, record| {
-        if let Status::Revoked(revocation) = record.status
-            && ours(&serial)
-        {
-            revoked.push((serial, revocation, prune_key(&record)));
-        }
-    });
-    revoked.sort_unstable_by_key(|(serial, ..)| *serial);
+    let Beginning { view, revoked } = beginning;
+    let is_over = |known: &Known| cutoff.is_some_and(|cutoff| known.prune_key < cutoff);
     let Some(last) = &ledger.complete else {
-        let listed = revoked.iter().filter(|(_, _, prune_key)| !is_over(*prune_key));
-        let entries = Entries::from_sorted(listed.map(|(serial, said, prune_key)| (serial, said, *prune_key)));
+        let listed = revoked.iter().filter(|listed| !is_over(listed));
+        let entries = Entries::from_sorted(listed.map(|listed| (&listed.serial, &listed.said, listed.prune_key)));
         let news = |(serial, change): &(Serial, Change)| ours(serial) && view.get(serial) != Some(change.record);
         let pending = taken.into_iter().filter(news);
         return Ok(Found { entries, pending: pending.collect(), kept: BTreeSet::new() });
@@ -188,14 +178,14 @@ fn compare(
     for entry in List::read(last)?.entries() {
         let entry = entry?;
         let (serial, Word::Revoked(said)) = (entry.serial, entry.word) else { continue };
-        while let Some((serial, _, prune_key)) = revoked.next_if(|(known, ..)| *known < serial) {
-            if !is_over(prune_key) {
-                tell(serial, &mut pending);
+        while let Some(known) = revoked.next_if(|known| known.serial < serial) {
+            if !is_over(&known) {
+                tell(known.serial, &mut pending);
             }
         }
-        if let Some((_, revocation, prune_key)) = revoked.next_if(|(known, ..)| *known == serial) {
-            keys.push(prune_key);
-            if revocation != said {
+        if let Some(known) = revoked.next_if(|known| known.serial == serial) {
+            keys.push(known.prune_key);
+            if known.said != said {
                 tell(serial, &mut pending);
             }
             continue;
@@ -220,8 +210,8 @@ fn compare(
             kept.insert(serial);
         }
     }
-    for (serial, ..) in revoked.filter(|(_, _, prune_key)| !is_over(*prune_key)) {
-        tell(serial, &mut pending);
+    for known in revoked.filter(|known| !is_over(known)) {
+        tell(known.serial, &mut pending);
     }
     // What came in between is newer than the view, or a release that no list shows.
     let is_listed = |serial: &Serial| ledger.entries.get(serial).is_some();

@@ -7,15 +7,16 @@
 //! Invariants: every certificate belongs to a part, so that the union of all parts is the complete list
 //! (CRL-73), and to one only, unless nobody says which kind it is; the shard of a serial never changes (CRL-70).
 
-use crate::index::{Change, Index};
+use crate::index::{Change, Index, Record, View};
 use crate::pki::hash::sha256;
-use crate::pki::{IssuerName, Serial};
+use crate::pki::{IssuerName, Revocation, Serial, Status, Time};
 use crate::state::Scope;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinError;
 
 /// Revisions that the publishers of one issuer make at once: a build keeps about two cores busy.
 const AT_ONCE: usize = 2;
@@ -147,6 +148,30 @@ struct Common {
     queues: Mutex<Vec<BTreeMap<Serial, Change>>>,
     filled: Vec<Notify>,
     bench: Semaphore,
+    /// What each share begins with, until it takes it; `None` before anybody has looked.
+    begun: tokio::sync::Mutex<Option<Vec<Option<Beginning>>>>,
+}
+
+/// What is revoked of a share, by serial, in one state of the index.
+#[derive(Clone, Debug)]
+pub(super) struct Beginning {
+    pub(super) view: Arc<View>,
+    pub(super) revoked: Vec<Known>,
+}
+
+/// A revoked certificate, without what a list does not need of its record: a start with a million of them should not
+/// need their memory twice.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Known {
+    pub(super) serial: Serial,
+    pub(super) said: Revocation,
+    /// When it may leave the lists, see [`prune_key`].
+    pub(super) prune_key: Time,
+}
+
+/// The later of a certificate's end and of when its status was learned.
+pub(super) fn prune_key(record: &Record) -> Time {
+    record.not_after.max(record.since)
 }
 
 /// One publisher's view of an index.
@@ -198,6 +223,24 @@ impl Share {
         }
     }
 
+    /// What is revoked of this share. The first to ask, at the start, has it found out for all shares at once: a
+    /// publisher may take up a state that is older than the changes that it has taken, but not older than its lists.
+    pub(super) async fn beginning(&self) -> Result<Beginning, JoinError> {
+        let mut begun = self.common.begun.lock().await;
+        if let Some(beginning) = begun.as_mut().and_then(|beginnings| beginnings.get_mut(self.at)?.take()) {
+            return Ok(beginning);
+        }
+        let (common, first) = (Arc::clone(&self.common), begun.is_none());
+        let only = (!first).then_some(self.at);
+        let mut beginnings = tokio::task::spawn_blocking(move || common.beginnings(only)).await?;
+        let ours = beginnings.get_mut(self.at).and_then(Option::take);
+        if first {
+            *begun = Some(beginnings);
+        }
+        let view = || Arc::clone(&self.common.index.view());
+        Ok(ours.unwrap_or_else(|| Beginning { view: view(), revoked: Vec::new() }))
+    }
+
     /// What changed of this share's certificates since this was last called.
     pub(super) fn take_changes(&self) -> BTreeMap<Serial, Change> {
         // Under one lock, so that nothing that the index has noted is on its way somewhere else.
@@ -244,7 +287,42 @@ impl Common {
             queues: Mutex::new(vec![BTreeMap::new(); queues]),
             filled: std::iter::repeat_with(Notify::new).take(queues).collect(),
             bench: Semaphore::new(AT_ONCE),
+            begun: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Looks once through the whole index, for all queues or for one `only`.
+    fn beginnings(&self, only: Option<usize>) -> Vec<Option<Beginning>> {
+        let (view, queues) = (Arc::clone(&self.index.view()), self.filled.len());
+        let mut found = vec![Vec::new(); queues];
+        view.for_each_revoked(|serial, record| {
+            if let Status::Revoked(said) = record.status {
+                let known = Known { serial, said, prune_key: prune_key(&record) };
+                for at in self.queues_of(&serial).filter(|at| only.is_none_or(|only| only == *at)) {
+                    if let Some(found) = found.get_mut(at) {
+                        found.push(known);
+                    }
+                }
+            }
+        });
+        let beginning = |mut revoked: Vec<Known>| {
+            revoked.sort_unstable_by_key(|known| known.serial);
+            Some(Beginning { view: Arc::clone(&view), revoked })
+        };
+        found.into_iter().map(beginning).collect()
+    }
+
+    /// The queues of those shares to which a serial belongs.
+    fn queues_of(&self, serial: &Serial) -> impl Iterator<Item = usize> {
+        let (parts, told) = match self.division {
+            None => (0, None),
+            Some(Division::Shards(shards)) => (shards.get(), self.shard(serial)),
+            // One of which nobody says the kind stands in both.
+            Some(Division::Kinds) => (2, self.index.shard(serial)),
+        };
+        let place = |part: u32| usize::try_from(part).unwrap_or(usize::MAX);
+        // What covers everything comes last.
+        told.map_or(0..place(parts), |told| place(told)..place(told) + 1).chain(place(parts)..self.filled.len())
     }
 
     /// The shard of `serial`: what the database says, else by its hash.
@@ -376,6 +454,29 @@ mod tests {
                 }
             }
             assert_eq!(seen.len(), 100);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_look_through_the_index_is_enough_for_the_start_of_all() {
+        for division in [shards(7), Division::Kinds] {
+            let index = begun();
+            index.apply(&(0..500).map(|n| (serial(n), revoked())).collect::<Vec<_>>());
+            let shares = Share::divided(Arc::clone(&index), division, true);
+            let mut views = Vec::new();
+            for share in &shares {
+                let (beginning, ours) = (share.beginning().await.unwrap(), share.filter());
+                let found: Vec<Serial> = beginning.revoked.iter().map(|known| known.serial).collect();
+                let expected: std::collections::BTreeSet<Serial> = (0..500).map(serial).filter(ours).collect();
+                assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{:?}", share.part());
+                views.push(beginning.view);
+            }
+            assert!(views.iter().all(|view| Arc::ptr_eq(view, &views[0])));
+            // Whoever begins again has made lists meanwhile: what was found then is too old.
+            index.apply(&[(serial(1_000), revoked())]);
+            let whole = shares.last().unwrap().beginning().await.unwrap();
+            assert_eq!(whole.revoked.len(), 501);
+            assert!(!Arc::ptr_eq(&whole.view, &views[0]));
         }
     }
 
