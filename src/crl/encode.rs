@@ -15,6 +15,7 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 /// Octets of an entry's reasonCode extension and of its invalidityDate extension (CRL-40, CRL-43).
 const REASON_LEN: usize = 12;
@@ -498,6 +499,9 @@ fn full_name(url: &str) -> Vec<u8> {
 /// Octets kept free at the front of a buffer for the outermost header, whose length only the signature decides.
 const ROOM: usize = 6;
 
+/// From how many octets of entries on two threads copy them.
+const LONG: usize = 4 << 20;
+
 /// Where in a buffer the parts of a list stand.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Laid {
@@ -510,7 +514,7 @@ pub struct Laid {
 /// Lays all of a list that is to be signed into `buffer` and returns where in it that stands.
 ///
 /// `runs` are the entries. The buffer's old content is lost, its memory is used again.
-pub fn lay<'a>(buffer: &mut Vec<u8>, head: &Head<'_>, runs: impl Iterator<Item = &'a [u8]> + Clone) -> Laid {
+pub fn lay<'a>(buffer: &mut Vec<u8>, head: &Head<'_>, runs: impl Iterator<Item = &'a [u8]> + Clone + Send) -> Laid {
     const VERSION_2: &[u8] = &[tag::INTEGER, 1, 1];
     let extensions = head.extensions();
     let entries: usize = runs.clone().map(<[u8]>::len).sum();
@@ -519,24 +523,62 @@ pub fn lay<'a>(buffer: &mut Vec<u8>, head: &Head<'_>, runs: impl Iterator<Item =
     let times = head.this_update.put_len() + head.next_update.put_len();
     let content = VERSION_2.len() + head.algorithm.len() + head.issuer.len() + times + revoked + extensions.len();
 
-    buffer.clear();
-    // Room for the signature as well, and for the list to grow a little until the buffer's next turn.
-    buffer.reserve(content + content / 64 + 2 * head.algorithm.len() + 1_024);
-    buffer.resize(ROOM, 0);
-    der::put_header(buffer, tag::SEQUENCE, content);
-    buffer.extend_from_slice(VERSION_2);
-    buffer.extend_from_slice(head.algorithm);
-    buffer.extend_from_slice(head.issuer);
-    head.this_update.put(buffer);
-    head.next_update.put(buffer);
+    let mut front = vec![0; ROOM];
+    der::put_header(&mut front, tag::SEQUENCE, content);
+    front.extend_from_slice(VERSION_2);
+    front.extend_from_slice(head.algorithm);
+    front.extend_from_slice(head.issuer);
+    head.this_update.put(&mut front);
+    head.next_update.put(&mut front);
     if entries > 0 {
-        der::put_header(buffer, tag::SEQUENCE, entries);
+        der::put_header(&mut front, tag::SEQUENCE, entries);
     }
-    let start = buffer.len();
-    runs.for_each(|run| buffer.extend_from_slice(run));
-    let end = buffer.len();
-    buffer.extend_from_slice(&extensions);
-    Laid { tbs: ROOM..buffer.len(), entries: start..end }
+
+    let (start, end) = (front.len(), front.len() + entries);
+    let whole = end + extensions.len();
+    let signature = 2 * head.algorithm.len() + 1_024;
+    if buffer.capacity() < whole + signature {
+        *buffer = Vec::new();
+        // Room for the list to grow a little until the buffer's next turn.
+        *buffer = vec![0; whole + whole / 64 + signature];
+    }
+    buffer.resize(whole, 0);
+    let (before, rest) = buffer.split_at_mut(start);
+    let (middle, after) = rest.split_at_mut(entries);
+    before.copy_from_slice(&front);
+    copy(middle, runs);
+    after.copy_from_slice(&extensions);
+    Laid { tbs: ROOM..whole, entries: start..end }
+}
+
+/// Copies `runs` to `place`, which is as long as all of them: a long list by two threads, as memory that is
+/// scattered keeps one of them waiting.
+fn copy<'a>(place: &mut [u8], runs: impl Iterator<Item = &'a [u8]> + Clone + Send) {
+    if place.len() < LONG {
+        return copy_in_order(place, runs);
+    }
+    let (mut half, mut count) = (0, 0);
+    for run in runs.clone() {
+        if half + run.len() > place.len() / 2 {
+            break;
+        }
+        half += run.len();
+        count += 1;
+    }
+    let (first, second) = place.split_at_mut(half);
+    let later = runs.clone().skip(count);
+    thread::scope(|scope| {
+        scope.spawn(|| copy_in_order(second, later));
+        copy_in_order(first, runs.take(count));
+    });
+}
+
+fn copy_in_order<'a>(mut place: &mut [u8], runs: impl Iterator<Item = &'a [u8]>) {
+    for run in runs {
+        let (here, rest) = place.split_at_mut(run.len());
+        here.copy_from_slice(run);
+        place = rest;
+    }
 }
 
 /// Completes what [`lay`] began with the signature over it and returns where in `buffer` the list stands.

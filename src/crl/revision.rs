@@ -607,7 +607,7 @@ pub(super) struct Made {
 
 fn signed<'a>(
     head: &Head<'_>,
-    runs: impl Iterator<Item = &'a [u8]> + Clone,
+    runs: impl Iterator<Item = &'a [u8]> + Clone + Send,
     signer: &Signer,
     pool: &Pool,
 ) -> Result<(Bytes, Range<usize>), BuildError> {

@@ -165,14 +165,16 @@ impl Time {
     /// Reads the content of a UTCTime; 50 and above are 19xx (RFC 5280 4.1.2.5.1).
     #[must_use]
     pub fn from_utc_time(content: &[u8]) -> Option<Self> {
-        let mut whole = [0; 15];
-        let (century, rest) = whole.split_at_mut(2);
-        century.copy_from_slice(if content.first()? >= &b'5' { b"19" } else { b"20" });
-        if content.len() != rest.len() {
-            return None;
+        let [digits @ .., b'Z'] = <&[u8; 13]>::try_from(content).ok()? else { return None };
+        let (mut pairs, mut strange) = ([0; 6], 0);
+        for (pair, [tens, ones]) in pairs.iter_mut().zip(digits.as_chunks().0) {
+            let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+            strange |= u8::from(tens > 9) | u8::from(ones > 9);
+            *pair = i64::from(tens) * 10 + i64::from(ones);
         }
-        rest.copy_from_slice(content);
-        Self::from_generalized(&whole)
+        let [year, month, day, rest @ ..] = pairs;
+        let year = if year < 50 { 2_000 + year } else { 1_900 + year };
+        Self::from_civil(year, month, day, rest).filter(|_| strange == 0)
     }
 
     /// Reads the next element as the `Time` of RFC 5280.
@@ -353,6 +355,20 @@ mod tests {
         out.clear();
         Time::from_unix(YEAR_2050).put(&mut out);
         assert_eq!(out, b"\x18\x0f20500101000000Z");
+    }
+
+    #[test]
+    fn crl_05_a_utc_time_is_what_the_generalized_time_of_its_year_is() {
+        let whole = |short: &[u8]| [if short[0] < b'5' { &b"20"[..] } else { b"19" }, short].concat();
+        for text in [*b"500101000000Z", *b"491231235959Z", *b"000229120000Z", *b"700101000000Z", *b"260430000000Z"] {
+            assert!(Time::from_utc_time(&text).is_some());
+            for (at, octet) in (0..text.len()).flat_map(|at| (0..=u8::MAX).map(move |octet| (at, octet))) {
+                let mut other = text;
+                other[at] = octet;
+                assert_eq!(Time::from_utc_time(&other), Time::from_generalized(&whole(&other)), "{other:x?}");
+            }
+        }
+        assert_eq!((Time::from_utc_time(b"2604300000Z"), Time::from_utc_time(b"")), (None, None));
     }
 
     #[test]
