@@ -174,8 +174,8 @@ pub enum OcspSigner {
 /// `[issuer.ocsp]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ocsp {
-    /// Who signs, at least one: the first by default, or one of the same algorithm that began later; another
-    /// algorithm's where a client prefers it.
+    /// Who signs: the first by default, or one of the same algorithm that began later; another algorithm's where a
+    /// client prefers it. None where the issuer has CRLs only.
     pub signers: Vec<OcspSigner>,
     /// nextUpdate − thisUpdate; whole seconds.
     pub lifetime: Duration,

@@ -29,6 +29,8 @@ pub(super) const DATABASE: &str = "issuance.db";
   jarchy init --dir jarchy --issuer main --ca-cert ca.pem \\
     --ocsp-cert ocsp.pem --ocsp-key ocsp.key --ca-key ca.key --public-url http://status.example.org
 
+  jarchy init --dir /var/lib/jarchy --issuer root --ca-cert root.pem --ca-key root.key --crl-only
+
   jarchy init --dir /etc/jarchy --data-dir /var/lib/jarchy --issuer main --ca-cert ca.pem --ca-key ca.key \\
     --database postgres://jarchy@db.example.org/jarchy --database-password-file db-password
 
@@ -55,6 +57,9 @@ pub struct Init {
     /// The delegate's key
     #[arg(long, value_name = "FILE", requires = "ocsp_cert")]
     ocsp_key: Option<PathBuf>,
+    /// Only publish CRLs, as for a CA that may not sign OCSP responses and has no delegate
+    #[arg(long, requires = "ca_key", conflicts_with = "ocsp_cert")]
+    crl_only: bool,
     /// A database on a server, instead of an SQLite file: postgres://user@host/database or mysql://…
     #[arg(long, value_name = "URL")]
     database: Option<String>,
@@ -127,6 +132,9 @@ impl Init {
         if self.ca_key.is_none() {
             writeln!(out, "without --ca-key there will be OCSP and no CRLs")?;
         }
+        if self.crl_only {
+            writeln!(out, "with --crl-only OCSP requests about its certificates are unauthorized")?;
+        }
         writeln!(out, "next:\n  jarchy add --config {shown} FOLDER-OF-CERTIFICATES\n  jarchy serve --config {shown}")?;
         Ok(())
     }
@@ -171,12 +179,16 @@ fn check(init: &Init) -> anyhow::Result<Certificate> {
             authority::check(&own, Some(&ca), SystemClock.now()).with_context(|| file.display().to_string())?;
             Signer::from_file(key, &own)?;
         }
+        _ if init.crl_only => {}
         _ if init.ca_key.is_none() => bail!(
             "no key to sign with: give --ocsp-cert and --ocsp-key of a delegate to answer OCSP, --ca-key to make CRLs, \
              or all three"
         ),
         _ => authority::check(&ca, None, SystemClock.now()).with_context(|| {
-            format!("{ca_file} cannot sign OCSP responses itself, so --ocsp-cert and --ocsp-key are needed")
+            format!(
+                "{ca_file} cannot sign OCSP responses itself: give --ocsp-cert and --ocsp-key of a delegate, or \
+                 --crl-only to publish CRLs and answer no OCSP"
+            )
         })?,
     }
     Ok(ca)
@@ -198,6 +210,7 @@ fn template(init: &Init) -> anyhow::Result<Template> {
         public_url: init.public_url.clone(),
         issuer: init.issuer.clone(),
         certificate: path(&init.ca_cert)?,
+        crl_only: init.crl_only,
         delegate: delegate.map(|(certificate, key)| anyhow::Ok((path(certificate)?, path(key)?))).transpose()?,
         ca_key: init.ca_key.as_ref().map(path).transpose()?,
         database: init.database.clone(),
@@ -248,6 +261,7 @@ mod tests {
             ocsp_cert: Some(file("ocsp-p256.pem")),
             ocsp_key: Some(file("ocsp-p256.key")),
             data_dir: None,
+            crl_only: false,
             database: None,
             database_password_file: None,
             database_ca: None,

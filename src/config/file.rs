@@ -164,6 +164,7 @@ pub(super) struct Columns {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ocsp {
+    pub(super) enabled: Setting<bool>,
     pub(super) certificate: Setting<PathBuf>,
     pub(super) key: Setting<PathBuf>,
     pub(super) lifetime: Setting<Duration>,

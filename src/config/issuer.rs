@@ -112,6 +112,9 @@ impl Check<'_> {
 
     /// Who signs OCSP responses: the delegates, or else the CA with the key that it signs CRLs with.
     fn signers(&mut self, ocsp: &file::Ocsp, crl: Option<&Crl>, issuer: Range<usize>) -> Option<Vec<OcspSigner>> {
+        if let Some(off) = ocsp.enabled.as_ref().filter(|enabled| !enabled.get_ref()) {
+            return self.no_signers(ocsp, crl, off.span());
+        }
         let mut signers: Vec<_> = self.first_signer(ocsp).into_iter().collect();
         signers.extend(ocsp.delegates.iter().map(|delegate| OcspSigner::Delegate {
             certificate: self.folder.join(&delegate.certificate),
@@ -127,11 +130,26 @@ impl Check<'_> {
         }
         if signers.is_empty() {
             let help = "give [issuer.ocsp] `certificate` and `key` of a delegate, or [issuer.crl] the `key` of the CA, \
-                        which then signs OCSP responses and CRLs";
+                        which then signs CRLs and, unless [issuer.ocsp] says `enabled = false`, OCSP responses";
             self.at(issuer, "this issuer has no key to sign with", help);
             return None;
         }
         Some(signers)
+    }
+
+    /// Of an issuer that publishes CRLs and answers nothing.
+    fn no_signers(&mut self, ocsp: &file::Ocsp, crl: Option<&Crl>, off: Range<usize>) -> Option<Vec<OcspSigner>> {
+        if crl.is_none() {
+            let help = "add [issuer.crl] with the `key` of the CA, or leave `enabled` out";
+            self.at(off, "this issuer neither answers OCSP nor publishes CRLs", help);
+            return None;
+        }
+        if ocsp.certificate.is_some() || ocsp.key.is_some() || !ocsp.delegates.is_empty() {
+            let help = "leave `certificate`, `key` and the delegates out, or `enabled`";
+            self.at(off, "a key for OCSP responses is named, and there are to be none", help);
+            return None;
+        }
+        Some(Vec::new())
     }
 
     /// The one that [issuer.ocsp] itself names.

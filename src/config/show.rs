@@ -245,6 +245,10 @@ impl Shown<'_> {
         let ocsp = &issuer.ocsp;
         let place = [Step::Name("issuer"), Step::Nth(nth), Step::Name("ocsp")];
         self.header("[issuer.ocsp]");
+        self.setting(&place, "enabled", plain(!ocsp.signers.is_empty()), "default");
+        if ocsp.signers.is_empty() {
+            return;
+        }
         // The key of the CA, where [issuer.crl] lends it, is told there.
         let (first, more) = ocsp.signers.split_first().unzip();
         match first {

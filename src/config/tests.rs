@@ -184,6 +184,18 @@ fn an_issuer_without_a_key_is_told_both_ways_out() {
 }
 
 #[test]
+fn an_issuer_with_crls_only_needs_no_key_for_ocsp() {
+    let config = |settings: &str| format!("{CA}[issuer.ocsp]\nenabled = false\n{settings}\n");
+    let only = config("[issuer.crl]\nkey = \"ca.key\"");
+    let only = Config::parse(&only, Path::new("/etc/jarchy/jarchy.toml")).unwrap();
+    assert!(only.issuers[0].ocsp.signers.is_empty() && only.issuers[0].crl.is_some());
+    let shown = faults(&config(""));
+    assert!(shown.starts_with("jarchy.toml:5:11: this issuer neither answers OCSP nor publishes CRLs"), "{shown}");
+    let shown = faults(&config("key = \"ca.key\"\n[issuer.crl]\nkey = \"ca.key\""));
+    assert!(shown.starts_with("jarchy.toml:5:11: a key for OCSP responses is named"), "{shown}");
+}
+
+#[test]
 fn signed_requests_are_asked_for_together_with_those_who_may_sign_them() {
     let ocsp = |settings: &str| format!("{CA}[issuer.ocsp]\nkey = \"ca.key\"\n{settings}\n");
     let shown = faults(&ocsp("require_signed = true"));

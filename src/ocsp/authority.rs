@@ -156,7 +156,11 @@ pub enum DelegateError {
         not_after: Time,
     },
     /// keyUsage forbids it.
-    #[error("the certificate of \"{0}\" has a keyUsage without digitalSignature, so clients refuse its OCSP responses")]
+    #[error(
+        "the certificate of \"{0}\" has a keyUsage without digitalSignature, so clients refuse its OCSP responses; have \
+         the CA issue one with it and the extended key usage OCSPSigning, and name that one and its key in \
+         [issuer.ocsp], or say `enabled = false` there to publish CRLs only"
+    )]
     KeyUsage(String),
     /// No EKU OCSPSigning.
     #[error(

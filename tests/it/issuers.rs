@@ -97,3 +97,41 @@ fn each_ca_answers_for_its_own() {
     }
     server.stop();
 }
+
+#[test]
+fn a_ca_that_may_not_sign_ocsp_responses_publishes_crls_alone() {
+    let work = tempfile::tempdir().unwrap();
+    let file = |name: &str| text(&work.path().join(name)).to_owned();
+    let (ca, key, dir) = (file("root.pem"), file("root.key"), file("jarchy"));
+    let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "9"];
+    let what = ["-subj", "/CN=Offline Root", "-addext", "keyUsage=critical,keyCertSign,cRLSign"];
+    openssl(&[&new[..], &what, &["-keyout", &key, "-out", &ca]].concat()).ok("req");
+    let init = ["init", "--dir", &dir, "--issuer", "root", "--ca-cert", &ca, "--ca-key", &key];
+    let refused = jarchy(&init);
+    for way in ["--ocsp-cert and --ocsp-key of a delegate", "--crl-only", "without digitalSignature"] {
+        assert!(refused.err.contains(way), "{refused:?}");
+    }
+    jarchy(&[&init[..], &["--crl-only"]].concat()).ok("init");
+    let config = file("jarchy/jarchy.toml");
+    let off = fs::read_to_string(&config).unwrap().replace("#admin = \"127.0.0.1:9180\"", "admin = \"off\"");
+    fs::write(&config, &off).unwrap();
+
+    let mut server =
+        Server::start(&["serve", "--config", &config, "--listen", "127.0.0.1:0"], &work.path().join("log"));
+    let list = work.path().join("root.crl");
+    server.fetch("/crl/root.crl", &list);
+    let read = openssl(&["crl", "-inform", "DER", "-in", text(&list), "-noout", "-CAfile", &ca]).all();
+    contains(&read, "verify OK").unwrap();
+    for path in ["/ocsp", "/ocsp/root"] {
+        let url = format!("{}{path}", server.url);
+        let said = openssl(&["ocsp", "-issuer", &ca, "-CAfile", &ca, "-url", &url, "-serial", "7"]).all();
+        contains(&said, "unauthorized").unwrap();
+    }
+    contains(&jarchy(&["config", "show", "--config", &config]).ok("show").out, "enabled = false").unwrap();
+    server.signal("TERM");
+    assert!(server.ended().success());
+
+    fs::write(&config, off.replace("enabled = false", "enabled = true")).unwrap();
+    let refused = jarchy(&["serve", "--config", &config, "--listen", "127.0.0.1:0"]);
+    assert!(refused.err.contains("`enabled = false`") && refused.err.contains("OCSPSigning"), "{refused:?}");
+}

@@ -111,6 +111,7 @@ async fn fill(dir: &Path, addr: SocketAddr) -> anyhow::Result<()> {
         public_url: Some(base_url(addr)),
         issuer: ISSUER.parse()?,
         certificate: "ca.pem".to_owned(),
+        crl_only: false,
         delegate: Some(("ocsp.pem".to_owned(), "ocsp.key".to_owned())),
         ca_key: Some("ca.key".to_owned()),
         database: None,

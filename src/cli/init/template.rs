@@ -26,6 +26,8 @@ pub(in crate::cli) struct Template {
     pub(in crate::cli) issuer: IssuerName,
     /// `issuer.certificate`.
     pub(in crate::cli) certificate: String,
+    /// Whether `issuer.ocsp.enabled` is false.
+    pub(in crate::cli) crl_only: bool,
     /// `issuer.ocsp.certificate` and `issuer.ocsp.key`.
     pub(in crate::cli) delegate: Option<(String, String)>,
     /// `issuer.crl.key`.
@@ -189,6 +191,8 @@ certificate = {certificate}
 #end_of_life = false
 
 [issuer.ocsp]
+# Whether OCSP requests about its certificates are answered; an issuer with CRLs only says false.
+{enabled}
 {delegate}
 # From thisUpdate to nextUpdate.
 #lifetime = {lifetime}
@@ -227,6 +231,7 @@ certificate = {certificate}
 # key = \"next-ocsp.key\"
 
 ",
+            enabled = setting("enabled", self.crl_only.then(|| "false".to_owned()), "true"),
             name = self.issuer,
             quoted_name = quoted(&self.issuer),
             certificate = quoted(&self.certificate),
@@ -322,6 +327,7 @@ mod tests {
             public_url: None,
             issuer: "ca".parse().unwrap(),
             certificate: "c\"a\\.pem".to_owned(),
+            crl_only: false,
             delegate: delegate.map(|(certificate, key)| (certificate.to_owned(), key.to_owned())),
             ca_key: ca_key.map(str::to_owned),
             database: None,
