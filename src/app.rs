@@ -14,10 +14,12 @@
 
 mod clock;
 mod commands;
+mod leases;
 mod lists;
 mod snapshot;
 mod sources;
 
+pub use leases::this_node;
 pub use sources::source_of;
 
 use crate::config::{self, Config, OcspSigner};
@@ -46,6 +48,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use clock::ClockWatch;
 use commands::obey;
+use leases::Leases;
 use lists::{Desks, List, desk};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener};
@@ -123,6 +126,7 @@ struct Common {
     health: Health,
     metrics: Metrics,
     state: State,
+    leases: Arc<Leases>,
 }
 
 impl Common {
@@ -168,7 +172,8 @@ pub async fn serve(
     let state = State::open(&config.state.path).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let guard = Arc::new(ClockGuard::new(Arc::clone(&clock)));
-    let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state };
+    let leases = Arc::new(Leases::new(&config));
+    let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state, leases };
     let watch = ClockWatch::begin(&common).await?;
     let in_reach = is_in_reach(&config).await?;
     let mut restored = snapshot::restore(&config, in_reach, &*common.guarded()).await;
@@ -224,6 +229,12 @@ pub async fn serve(
     let refresher = refresh::run(responders, inside.clone());
     inner_tasks.spawn(watched("ocsp:refresher", &common.health, refresher));
     inner_tasks.spawn(watched("clock", &common.health, watch.run(inside.clone())));
+    if common.leases.are_any() {
+        let place = config.database.place.clone();
+        let (leases, health) = (Arc::clone(&common.leases), common.health.component("publishing"));
+        let keep = leases.keep(place, common.state.clone(), health, inside.clone());
+        inner_tasks.spawn(watched("publishing", &common.health, keep));
+    }
     for list in lists {
         list.spawn(&mut inner_tasks, &common.health, &inside);
     }
@@ -528,14 +539,17 @@ fn assemble(
     for (settings, Lasting { issuer, index, shelf, parts }) in config.issuers.iter().zip(issuers) {
         let context = || format!("issuer \"{}\"", settings.name);
         let credentials = credentials(settings, issuer, ids, common).with_context(context)?;
-        let (shared, index) = (Arc::new(issuer.clone()), Arc::clone(index));
-        let policy = policy(settings, config);
-        let authority = Authority::new(shared, index, credentials, policy, common.guard.believed());
-        let authority = authority.with_context(context)?;
-        authorities.push(match &settings.ocsp.requestors {
-            Some(files) => authority.only_for(requestors(files).with_context(context)?),
-            None => authority,
-        });
+        // Requests about an issuer that has CRLs only are of nobody's certificates.
+        if !credentials.is_empty() {
+            let (shared, index) = (Arc::new(issuer.clone()), Arc::clone(index));
+            let policy = policy(settings, config);
+            let authority = Authority::new(shared, index, credentials, policy, common.guard.believed());
+            let authority = authority.with_context(context)?;
+            authorities.push(match &settings.ocsp.requestors {
+                Some(files) => authority.only_for(requestors(files).with_context(context)?),
+                None => authority,
+            });
+        }
         let certificate = Bytes::copy_from_slice(issuer.certificate.der());
         let (max_age, interval) =
             settings.crl.as_ref().map_or_else(Default::default, |crl| (crl.max_age, crl.interval));

@@ -114,7 +114,8 @@ pub(super) async fn lists(
         // CRL-68: a list that is short and comes often needs no delta.
         let settings = PublisherConfig { deltas: part == Part::Whole, ..settings.clone() };
         let path = path(part, &settings, &issuer.name);
-        lists.push(List { part, path, publisher: Publisher::new(settings, parts)?, shelf, mirrors });
+        let publisher = Publisher::new(settings, parts)?.leased(common.leases.of(&issuer.name));
+        lists.push(List { part, path, publisher, shelf, mirrors });
     }
     Ok(lists)
 }

@@ -2,7 +2,7 @@
 //!
 //! Goes in: a file, a URL, or an issuer of the config file, whose lists the state store keeps. Comes out:
 //! text for people or, with `--json`, one JSON object. Lists of any CA are read; only `history`, `get`,
-//! `now` and `adopt` are about Jarchy's own.
+//! `now`, `adopt` and `take-over` are about Jarchy's own.
 
 mod decide;
 mod look;
@@ -50,6 +50,7 @@ enum Command {
     Now(now::Now),
     Shard(shard::Shard),
     Adopt(stored::Adopt),
+    TakeOver(decide::TakeOver),
     Supersede(decide::Supersede),
     ConfirmClock(decide::ConfirmClock),
 }
@@ -69,6 +70,7 @@ impl Crl {
             Command::Now(command) => command.run(out).await?,
             Command::Shard(command) => command.run(out).await?,
             Command::Adopt(command) => command.run(out).await?,
+            Command::TakeOver(command) => command.run(out).await?,
             Command::Supersede(command) => command.run(out).await?,
             Command::ConfirmClock(command) => command.run(out).await?,
         }

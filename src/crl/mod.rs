@@ -14,6 +14,7 @@
 
 mod demand;
 pub mod encode;
+mod lease;
 pub mod plan;
 pub mod publish;
 pub mod read;
@@ -24,6 +25,7 @@ mod share;
 mod shelf;
 
 pub use demand::Demand;
+pub use lease::Lease;
 pub use revision::{BuildError, Fault};
 pub use settings::{History, KIND_URL, KeepExpired, PublisherConfig, SHARD_URL};
 pub use share::{Division, Kind, Part, Share, part_url, shard_of};
@@ -147,6 +149,7 @@ pub struct Publisher {
     shelf: Arc<Shelf>,
     demand: Arc<Demand>,
     outlets: Vec<Arc<dyn Outlet>>,
+    lease: watch::Receiver<Lease>,
     health: Component,
     metrics: Metrics,
     complete_metrics: metrics::Crl,
@@ -222,6 +225,7 @@ impl Publisher {
             shelf,
             demand: Arc::default(),
             outlets,
+            lease: watch::channel(Lease::Free).1,
             metrics,
             pool: Pool::default(),
             ledger: Arc::default(),
@@ -236,6 +240,12 @@ impl Publisher {
             warned: false,
             abandoned: Arc::default(),
         })
+    }
+
+    /// Makes lists only while `lease` says that they are this node's to make.
+    #[must_use]
+    pub fn leased(self, lease: watch::Receiver<Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     /// Where a list can be had at once.
@@ -298,14 +308,14 @@ impl Publisher {
     async fn step(&mut self) -> Result<Option<Duration>, PublishError> {
         if !self.resumed {
             self.reopen().await?;
-            while !self.share.index().is_complete() {
+            while !self.share.index().is_complete() || !self.lease.borrow().is_said() {
                 tokio::time::sleep(TICK).await;
             }
             self.reconcile().await?;
             self.outlets().await?;
             self.resumed = true;
         }
-        if self.has_ended() {
+        if self.has_ended() || self.refusal().is_some() {
             return Ok(Some(PATIENCE));
         }
         let situation = self.situation();
@@ -337,6 +347,11 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// Why this node may make no list now, whatever is due.
+    fn refusal(&self) -> Option<String> {
+        self.lease.borrow().refusal()
     }
 
     /// Whether the last list that there will ever be is published (ETSI-07).
@@ -447,6 +462,10 @@ impl Publisher {
         let begun = Instant::now();
         let number = self.reserve().await?;
         let (draft, made, revision) = self.build(moment, occasion, number).await?;
+        if self.refusal().is_some() {
+            // Another node has come to make them meanwhile; the number stays unused.
+            return Ok(());
+        }
         // Whether a commit that failed was made all the same, only the store can say.
         self.resumed = false;
         let written = Instant::now();
@@ -465,7 +484,8 @@ impl Publisher {
 
     async fn reserve(&self) -> Result<u64, PublishError> {
         let now = u64::try_from(self.clock.now().unix()).unwrap_or(0);
-        Ok(self.state.reserve(&self.scope, now).await?)
+        let above = self.lease.borrow().floor().saturating_add(1);
+        Ok(self.state.reserve(&self.scope, now.max(above)).await?)
     }
 
     async fn build(
@@ -565,12 +585,14 @@ impl Publisher {
                 last.this_update
             ))
         };
-        let trouble = self.failure.clone().or_else(backwards).or_else(stale);
+        let refusal = self.refusal().filter(|_| self.lease.borrow().is_said());
+        let is_refused = refusal.is_some();
+        let trouble = refusal.or_else(|| self.failure.clone()).or_else(backwards).or_else(stale);
         match (trouble, self.shelf.complete()) {
             (Some(trouble), Some(list)) => {
                 let (whole, left) = (list.next_update.since(list.this_update), list.next_update.since(now));
                 let reason = format!("{trouble}; the CRL that is served ends at {}", list.next_update);
-                if left < whole / 2 { self.health.failed(reason) } else { self.health.degraded(reason) }
+                if is_refused || left < whole / 2 { self.health.failed(reason) } else { self.health.degraded(reason) }
             }
             (Some(trouble), None) => self.health.failed(format!("{trouble}; there is no CRL to serve")),
             (None, None) => {}

@@ -4,6 +4,7 @@ use super::Entry;
 use crate::db::DbError;
 use crate::pki::{IssuerName, Serial, Status};
 use sqlx::error::DatabaseError;
+use sqlx::mysql::MySqlDatabaseError;
 use sqlx::sqlite::SqliteError;
 use thiserror::Error;
 
@@ -153,6 +154,22 @@ pub(super) fn gave_way(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     // Serialization failure, which MariaDB says for deadlocks too; PostgreSQL's deadlock.
     code.is_some_and(|code| code == "40001" || code == "40P01")
+}
+
+/// Whether that may not be done there: no rights, a standby, a file that is only to be read.
+pub(super) fn forbids(error: &sqlx::Error) -> bool {
+    let Some(said) = error.as_database_error() else { return false };
+    let code = said.code().unwrap_or_default();
+    if said.try_downcast_ref::<SqliteError>().is_some() {
+        // SQLITE_READONLY.
+        return code.parse::<u32>().is_ok_and(|code| code & 0xff == 8);
+    }
+    match said.try_downcast_ref::<MySqlDatabaseError>() {
+        // No rights on the table or a column of it; --read-only; a transaction that only reads.
+        Some(said) => [1142, 1143, 1290, 1792].contains(&said.number()),
+        // No rights; a standby, when a transaction begins or writes.
+        None => ["42501", "0A000", "25006"].contains(&&*code),
+    }
 }
 
 fn of(issuer: Option<&IssuerName>) -> String {

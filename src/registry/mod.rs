@@ -10,6 +10,7 @@
 
 mod error;
 mod ops;
+mod publishers;
 mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use error::RegistryError;
 pub use ops::{Added, Correction, HolderRevocation, NewCertificate, Order};
+pub use publishers::{Claim, LAPSE, Node, Publisher};
 
 use crate::db::{Kind, Mode, Place, ServerKind};
 use crate::pki::{Certificate, Issuer, IssuerName, Reason, Revocation, Serial, Status, Time};
@@ -30,7 +32,7 @@ use thiserror::Error;
 pub const KIND: Kind = Kind {
     name: "issuance database",
     application_id: 0x4a52_6567,
-    migrations: &[include_str!("schema.sql"), include_str!("schema_ca.sql")],
+    migrations: &[include_str!("schema.sql"), include_str!("schema_ca.sql"), include_str!("schema_publishers.sql")],
 };
 
 /// The same on a database server.

@@ -7,6 +7,7 @@
 --   GRANT INSERT, UPDATE ON jarchy.certificates TO ca;
 --   GRANT SELECT ON jarchy.* TO reader;                        -- a Jarchy that serves
 --   GRANT UPDATE ON jarchy.heartbeat TO reader;                -- where replicas of this server are read
+--   GRANT INSERT, UPDATE ON jarchy.publishers TO reader;       -- one that makes CRLs
 -- Nobody needs DROP, with which TRUNCATE would pass by all triggers.
 --
 -- How it keeps its truth, whatever the writer's settings:
@@ -123,6 +124,16 @@ CREATE TABLE IF NOT EXISTS changes(
   at BIGINT
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin
   COMMENT = 'what readers have to read again: names a certificate, says nothing of it; written by triggers';
+
+CREATE TABLE IF NOT EXISTS publishers(
+  issuer VARCHAR(255) NOT NULL PRIMARY KEY COMMENT 'issuers.name',
+  store VARCHAR(64) NOT NULL COMMENT 'the identity of the state store that it keeps numbers and lists in',
+  process VARCHAR(64) NOT NULL COMMENT 'which process, made at random; empty after a take-over until one begins',
+  host VARCHAR(255) NOT NULL COMMENT 'where it runs, for people',
+  number BIGINT NOT NULL COMMENT 'the highest CRLNumber that was given out',
+  renewed_at BIGINT NOT NULL COMMENT 'when it last said so; another publishes once that is ten minutes ago'
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin
+  COMMENT = 'which Jarchy makes an issuer''s CRLs, written by it every minute, or by `jarchy crl take-over`';
 
 CREATE TRIGGER IF NOT EXISTS meta_insert BEFORE INSERT ON meta FOR EACH ROW
 SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'meta has its one row already: UPDATE meta SET epoch = epoch + 1 is all it needs';

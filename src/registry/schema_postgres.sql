@@ -8,6 +8,7 @@
 --   GRANT USAGE ON SCHEMA jarchy TO reader;                    -- a Jarchy that serves
 --   GRANT SELECT ON ALL TABLES IN SCHEMA jarchy TO reader;
 --   GRANT UPDATE ON jarchy.heartbeat TO reader;                -- where replicas of this server are read
+--   GRANT INSERT, UPDATE ON jarchy.publishers TO reader;       -- one that makes CRLs
 -- Events and changes are written with the owner's rights, so nobody needs rights on them to issue or revoke.
 --
 -- How it keeps its truth, whatever the writer's settings:
@@ -146,6 +147,17 @@ CREATE TABLE jarchy.changes(
 );
 
 CREATE INDEX changes_by_xid ON jarchy.changes(xid, seq);
+
+CREATE TABLE jarchy.publishers(
+  -- Which Jarchy makes an issuer's CRLs, written by it every minute; another does once this is ten minutes old, or
+  -- after `jarchy crl take-over`.
+  issuer TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+  store TEXT NOT NULL,            -- the identity of the state store that it keeps numbers and lists in
+  process TEXT NOT NULL,          -- which process, made at random; empty after a take-over until one begins
+  host TEXT NOT NULL,             -- where it runs, for people
+  number BIGINT NOT NULL,         -- the highest CRLNumber that was given out
+  renewed_at BIGINT NOT NULL      -- when it last said so
+);
 
 CREATE FUNCTION jarchy.issuers_guard() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

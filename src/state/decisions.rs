@@ -1,7 +1,7 @@
 //! What operators decided about numbers and the clock, and a clock that is doubted (promises 5 and 13).
 
 use super::{Scope, State, StateError, stored};
-use crate::pki::Time;
+use crate::pki::{IssuerName, Time};
 use sqlx::{Row, SqliteConnection};
 
 /// A clock that cannot be right.
@@ -24,6 +24,17 @@ impl State {
         let query = query.bind(stored(number)).bind(&scope.0);
         query.execute(&mut *transaction).await.map_err(self.sql())?;
         self.decide(&mut transaction, now, actor, &format!("CRL numbers of {scope} go on above {number}")).await?;
+        transaction.commit().await.map_err(self.sql())
+    }
+
+    /// An operator's word: the lists of `issuer` are made from this store, no longer at `other`.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub async fn took_over(&self, issuer: &IssuerName, other: &str, actor: &str, now: Time) -> Result<(), StateError> {
+        let mut transaction = self.begin().await?;
+        let what = format!("the CRLs of {issuer} are made here, no longer at {other}");
+        self.decide(&mut transaction, now, actor, &what).await?;
         transaction.commit().await.map_err(self.sql())
     }
 

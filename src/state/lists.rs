@@ -177,6 +177,18 @@ impl State {
         self.number("scopes", number.unwrap_or(0))
     }
 
+    /// The highest number that was ever given out in any scope of `issuer`; 0 before the first.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn highest(&self, issuer: &IssuerName) -> Result<u64, StateError> {
+        let query = sqlx::query_scalar(
+            "SELECT coalesce(max(reserved), 0) FROM scopes WHERE scope = ?1 OR substr(scope, 1, length(?1) + 1) = ?1 || '/'",
+        );
+        let number: i64 = query.bind(issuer.as_str()).fetch_one(&self.0.pool).await.map_err(self.sql())?;
+        self.number("scopes", number)
+    }
+
     /// The second from which on the lists of `scope` name every expired certificate too; `None` if none
     /// has left them yet.
     ///

@@ -181,6 +181,14 @@ impl State {
         Ok(())
     }
 
+    /// By what others know this store, and with it the node that publishes from it; a copy has the same.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn identity(&self) -> Result<String, StateError> {
+        sqlx::query_scalar("SELECT id FROM identity").fetch_one(&self.0.pool).await.map_err(self.sql())
+    }
+
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StateError> {
         // IMMEDIATE: a transaction that begins by reading could otherwise be refused when it comes to write.
         self.0.pool.begin_with("BEGIN IMMEDIATE").await.map_err(self.sql())

@@ -113,5 +113,10 @@ pub(super) const KIND: Kind = Kind {
             PRIMARY KEY (issuer, serial)
         ) STRICT, WITHOUT ROWID;
     ",
+        r"
+        -- By what other nodes know whose lists these are.
+        CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT;
+        INSERT INTO identity VALUES (1, lower(hex(randomblob(16))));
+    ",
     ],
 };

@@ -19,6 +19,7 @@ mod interop;
 mod issuers;
 mod layers;
 mod losses;
+mod nodes;
 mod ocsp;
 mod ocsp_table;
 mod on_servers;

@@ -1,6 +1,7 @@
 //! `jarchy crl history`, `get` and `adopt`: the lists that were published from this state store, and those
 //! that were published before there was one.
 
+use super::decide::take_over;
 use super::{ConfigFile, Store, Which, configured, der, hex, load_file, title};
 use crate::app;
 use crate::cli::{Audited, read_certificate, select};
@@ -194,7 +195,8 @@ fn pem(der: &[u8]) -> String {
   jarchy crl adopt demo --config /etc/jarchy/jarchy.toml
   jarchy crl adopt demo copy-of-the-last.crl
 
-First make sure that no other publisher is at work for this CA. The list must be this CA's, and whatever it lists must
+First make sure that no other publisher is at work for this CA: one that reads the same issuance database makes no more
+CRLs after this, as after `jarchy crl take-over`. The list must be this CA's, and whatever it lists must
 be revoked in the database, unless it has expired or was released from hold since; a service that waits for this goes
 on by itself.")]
 pub(super) struct Adopt {
@@ -276,6 +278,9 @@ impl Adopt {
         } else {
             state.adopt(&scope, number, &audit.actor, SystemClock.now()).await?;
             writeln!(out, "adopted {}: the next CRL of {scope} has a number above {number}", title(list))?;
+        }
+        if configured(config, &self.which.issuer)?.source.is_none() {
+            take_over(config, &self.which.issuer, &state, &audit.actor, out).await?;
         }
         state.close().await;
         if !missing.is_empty() {

@@ -275,6 +275,39 @@ async fn promise_5_what_is_published_ahead_of_the_store_stops_publication_until_
 }
 
 #[tokio::test]
+async fn promise_5_a_node_makes_lists_only_while_they_are_its_own_and_numbers_go_on_above_the_others() {
+    let house = House::new().await;
+    let (lease, held) = watch::channel(Lease::Unsaid(None));
+    let mut publisher = house.publisher().leased(held);
+    house.reach_head();
+    let early = tokio::time::timeout(Duration::from_millis(100), publisher.step()).await;
+    assert!(early.is_err() && house.shelf.complete().is_none(), "nobody has said whose they are");
+    let ours = |floor| Lease::Ours { until: Instant::now() + Duration::from_secs(600), floor };
+    lease.send_replace(ours(0));
+    settle(&mut publisher).await;
+    let first = house.shelf.complete().unwrap();
+
+    let over = Lease::Ours { until: Instant::now(), floor: 0 };
+    for (refusing, says) in [(Lease::Others("made at db2".to_owned()), "made at db2"), (over, "has not confirmed")] {
+        lease.send_replace(refusing);
+        house.index.apply(&[(serial(1), revoked(Reason::KeyCompromise, at(5)))]);
+        house.advance(at(5));
+        assert_eq!(publisher.step().await.unwrap(), Some(PATIENCE));
+        publisher.report();
+        let (state, reason) = house.health();
+        assert!(state == health::State::Failed && reason.contains(says), "{state} {reason}");
+        assert_eq!(*house.shelf.complete().unwrap(), *first, "what there is is served");
+    }
+
+    lease.send_replace(ours(SLOT as u64 + 1_000));
+    settle(&mut publisher).await;
+    let next = house.shelf.complete().unwrap();
+    assert_eq!(next.number, SLOT as u64 + 1_001);
+    assert!(listed(&next).contains_key(&serial(1)));
+    assert_eq!(house.health().0, health::State::Ok);
+}
+
+#[tokio::test]
 async fn promise_13_nothing_is_signed_after_the_clock_was_set_until_it_is_right_or_confirmed() {
     for (step, confirmed) in [(365 * 24 * HOUR, false), (365 * 24 * HOUR, true), (-24 * HOUR, false)] {
         let house = House::new().await;
