@@ -3,7 +3,8 @@
 //! Goes in: a [`Table`] and where it is. Comes out: a row for each certificate, and later for those that were
 //! written since. Such a table has no log of changes, so that the guarantee is weaker than elsewhere: what commits
 //! within `commit_grace` of being dated is seen at the next look, what takes longer at the next reconcile; and the
-//! index counts as right only up to `commit_grace` ago.
+//! index counts as right only up to `commit_grace` ago. The first look goes back from the newest row that the load
+//! showed, so that it makes no difference whether the clock of the CA is that of this machine.
 //!
 //! A table of revoked certificates alone, as of an EJBCA publisher, drops the row of one whose hold is over; so those on
 //! hold are asked for, every `commit_grace`.
@@ -14,6 +15,7 @@ pub mod cells;
 mod ejbca;
 mod link;
 pub mod presets;
+mod spelling;
 pub mod table;
 
 pub use cells::{SerialAs, TimesAs};
@@ -25,18 +27,26 @@ use crate::db::Place;
 use crate::pki::{Certificate, Clock, Issuer, Serial, Status, SystemClock, Time};
 use foldhash::fast::FixedState;
 use link::{Chunk, Link};
+use spelling::{Column, Forms};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Cells, Read};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Rows of one batch of changes.
 const BATCH: usize = 1_000;
 /// Serials that are asked for at once.
 const ASKED: usize = 1_000;
+/// Where reading goes on after a load: from what its rows showed.
+const LOADED: &str = "loaded";
+/// How far the clock of a CA may be behind ours, seconds: of a table without newer rows no older ones are looked through
+/// again and again.
+const BEHIND: i64 = 86_400;
 
 /// How often, and how far back.
 #[derive(Clone, Copy, Debug)]
@@ -61,17 +71,33 @@ pub struct SqlSource {
     ca: Certificate,
     rhythm: Rhythm,
     link: Option<Link>,
-    paging: Option<mpsc::Receiver<Chunk>>,
+    load: Option<Load>,
+    /// Sessions that may still be at a query that nobody waits for.
+    left: Vec<String>,
+    /// The newest position among the rows of the pages.
+    newest: Option<i64>,
+    /// How serials are spelled, in what was read; and whether that was all.
+    forms: Forms,
+    is_read: bool,
+    column: Option<Column>,
     /// A hash of each row that the last look gave: those that come again are not given again.
     given: HashMap<Serial, u64>,
     hash: FixedState,
     changed: VecDeque<Result<Read, OddRow>>,
+    /// Up to where was looked for them.
+    reached: i64,
     /// On hold, in a table of revoked certificates alone, and when they are to be asked for.
     held: HashSet<Serial>,
     ask: Instant,
-    /// Up to where was looked last.
-    high: Option<i64>,
     due: Instant,
+}
+
+/// A query for all rows, on a connection of its own; whoever lets go of this stops reading.
+#[derive(Debug)]
+struct Load {
+    chunks: mpsc::Receiver<Chunk>,
+    session: Option<String>,
+    _reading: JoinSet<()>,
 }
 
 impl SqlSource {
@@ -87,13 +113,18 @@ impl SqlSource {
             ca: issuer.certificate.clone(),
             rhythm,
             link: None,
-            paging: None,
+            load: None,
+            left: Vec::new(),
+            newest: None,
+            forms: Forms::default(),
+            is_read: false,
+            column: None,
             given: HashMap::new(),
             hash: FixedState::with_seed(RandomState::new().hash_one(0)),
             changed: VecDeque::new(),
+            reached: 0,
             held: HashSet::new(),
             ask: Instant::now(),
-            high: None,
             due: Instant::now(),
         }
     }
@@ -109,8 +140,17 @@ impl SqlSource {
         self.link.as_mut().ok_or_else(|| SourceError::Content("the database is not open".to_owned()))
     }
 
-    fn read(&self, cells: &Cells, now: Time) -> Option<Result<Read, OddRow>> {
-        self.table.row(cells, &self.issuer, &self.ca, now)
+    fn read(&mut self, cells: &Cells, now: Time) -> Option<Result<Read, OddRow>> {
+        let read = self.table.row(cells, &self.issuer, &self.ca, now)?;
+        let serial = match &read {
+            Ok((row, _)) => Some(row.serial),
+            Err(odd) => odd.key.as_ref().and_then(|key| Serial::from_content(&key.serial).ok()),
+        };
+        let at = Field::ALL.iter().position(|field| *field == Field::Serial);
+        if let (Some(serial), Some(text)) = (serial, at.and_then(|at| cells.get(at)?.as_deref())) {
+            self.forms.learn(text, &serial, self.table.serial_as);
+        }
+        Some(read)
     }
 
     /// Units of a position in a second, where it is a time.
@@ -144,22 +184,20 @@ impl SqlSource {
         let text = cells::plain(cells.get(at)?.as_deref()?);
         match (self.table.position_as, self.table.times_as) {
             (PositionAs::Time, TimesAs::Timestamp) => cells::micros(text.trim()).ok().flatten(),
-            _ => text.trim().parse().ok(),
+            _ => text.trim().split('.').next()?.parse().ok(),
         }
     }
 
-    /// The end of what there is: by our clock where positions are times.
-    async fn newest(&mut self) -> Result<i64, SourceError> {
-        let now = SystemClock.now().unix().saturating_mul(self.per_second());
-        let Some(column) = self.table.column(Field::Position).filter(|_| self.table.position_as == PositionAs::Number)
-        else {
-            return Ok(now);
-        };
-        let text = Dialect::of(&self.place).text("p", false);
-        let sql = format!("SELECT {text} FROM (SELECT max(q.{column}) AS p FROM ({}) AS q) AS q", self.table.snapshot);
-        let rows = self.link()?.all(sql).await?;
-        let newest = rows.first().and_then(|row| row.first()?.as_deref()?.trim().parse().ok());
-        Ok(newest.unwrap_or(0))
+    /// From where to look after a load.
+    fn loaded(&self) -> i64 {
+        let now = SystemClock.now().unix();
+        match self.table.position_as {
+            PositionAs::Number => self.newest.unwrap_or(0),
+            PositionAs::Time => {
+                let units = |seconds: i64| seconds.saturating_mul(self.per_second());
+                self.newest.unwrap_or(i64::MIN).clamp(units(now.saturating_sub(BEHIND)), units(now))
+            }
+        }
     }
 
     /// Asks for what was written since the last look, and keeps what is not the same as then.
@@ -171,20 +209,25 @@ impl SqlSource {
         };
         let sql = Dialect::of(&self.place).wrap(&self.table, &query);
         let rows = self.link()?.all(sql).await?;
-        let mut given = HashMap::with_capacity(rows.len());
-        let mut newest = high;
+        let (mut last, mut newest) = (HashMap::with_capacity(rows.len()), high);
         for cells in &rows {
-            let Some(read) = self.read(cells, now) else { continue };
-            if let Ok((row, _)) = &read {
-                self.note_hold(row);
-                let hash = self.hash.hash_one(cells);
-                given.insert(row.serial, hash);
-                newest = newest.max(self.position_of(cells).unwrap_or(newest));
-                if self.given.get(&row.serial) == Some(&hash) {
-                    continue;
+            match self.read(cells, now) {
+                Some(Ok((row, doubt))) => {
+                    newest = newest.max(self.position_of(cells).unwrap_or(newest));
+                    // Of several rows of one certificate the last counts.
+                    last.insert(row.serial, (self.hash.hash_one(cells), (row, doubt)));
                 }
+                Some(Err(odd)) => self.changed.push_back(Err(odd)),
+                None => {}
             }
-            self.changed.push_back(read);
+        }
+        let mut given = HashMap::with_capacity(last.len());
+        for (serial, (hash, read)) in last {
+            given.insert(serial, hash);
+            if self.given.get(&serial) != Some(&hash) {
+                self.note_hold(&read.0);
+                self.changed.push_back(Ok(read));
+            }
         }
         self.given = given;
         self.look_for_releases().await?;
@@ -236,18 +279,49 @@ impl SqlSource {
         }
     }
 
-    fn position(&self, high: i64) -> Position {
-        Position { database: self.place.to_string(), cursor: high.to_string() }
+    fn position(&self, cursor: impl ToString) -> Position {
+        Position { database: self.place.to_string(), cursor: cursor.to_string() }
+    }
+
+    /// The rows that any of `conditions` finds.
+    async fn ask(&mut self, conditions: Vec<String>, now: Time) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
+        let sql = Dialect::of(&self.place).wrap(&self.table, &self.table.snapshot);
+        let mut read = Vec::new();
+        for condition in conditions {
+            let rows = self.link()?.all(format!("{sql} WHERE {condition}")).await?;
+            read.extend(rows.iter().filter_map(|cells| self.read(cells, now)));
+        }
+        Ok(sort(read))
+    }
+
+    /// The column of serials.
+    async fn column(&mut self) -> Result<Column, SourceError> {
+        if let Some(column) = &self.column {
+            return Ok(column.clone());
+        }
+        let Some(name) = self.table.column(Field::Serial).map(str::to_owned) else {
+            return Err(SourceError::Content("without a column for serials none can be asked for".to_owned()));
+        };
+        let sql = format!("SELECT q.{name} FROM ({}) AS q", self.table.snapshot.trim().trim_end_matches(';'));
+        let kind = self.link()?.kind(sql).await?;
+        let (written, dialect) = (self.table.serial_as, Dialect::of(&self.place));
+        Ok(self.column.insert(Column { name, written, dialect, kind }).clone())
     }
 }
 
-/// Rows, and whatever is to be told of them.
-fn sort(read: impl Iterator<Item = Result<Read, OddRow>>) -> (Vec<Row>, Vec<OddRow>) {
-    let (mut rows, mut odd) = (Vec::new(), Vec::new());
+/// Rows, and whatever is to be told of them; of several rows of one certificate the last.
+fn sort(read: impl IntoIterator<Item = Result<Read, OddRow>>) -> (Vec<Row>, Vec<OddRow>) {
+    let (mut rows, mut odd, mut places) = (Vec::new(), Vec::new(), HashMap::new());
     for read in read {
         match read {
             Ok((row, doubt)) => {
-                rows.push(row);
+                match places.entry(row.serial) {
+                    Entry::Occupied(place) => rows[*place.get()] = row,
+                    Entry::Vacant(place) => {
+                        place.insert(rows.len());
+                        rows.push(row);
+                    }
+                }
                 odd.extend(doubt);
             }
             Err(why) => odd.push(why),
@@ -258,72 +332,77 @@ fn sort(read: impl Iterator<Item = Result<Read, OddRow>>) -> (Vec<Row>, Vec<OddR
 
 impl Source for SqlSource {
     async fn open(&mut self) -> Result<(), SourceError> {
-        (self.link, self.paging) = (None, None);
+        let sessions =
+            [self.link.take().and_then(|link| link.number()), self.load.take().and_then(|load| load.session)];
+        self.left.extend(sessions.into_iter().flatten());
         self.given.clear();
         self.changed.clear();
         let mut link = Link::open(&self.place).await?;
+        for session in self.left.drain(..) {
+            link.end(&session).await;
+        }
         if let Some(ejbca) = &self.ejbca {
             let dialect = Dialect::of(&self.place);
             (self.table, self.remarks) = ejbca::look(&mut link, ejbca, dialect, &self.ca).await?;
         }
-        self.link = Some(link);
+        (self.link, self.column) = (Some(link), None);
         Ok(())
     }
 
+    /// Up to where the rows of the pages reach is known after they were read.
     async fn head(&mut self) -> Result<Position, SourceError> {
-        let newest = self.newest().await?;
-        Ok(self.position(newest))
+        Ok(self.position(LOADED))
     }
 
     /// The rows come as the database gives them, over a connection of their own; a page has at least `at_most` of
     /// them, and one whole chunk.
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
-        let mut rest = match (after, self.paging.take()) {
-            (Some(_), Some(paging)) => paging,
-            (Some(_), None) => return Err(SourceError::Interrupted),
-            (None, _) => {
-                let (to, rest) = mpsc::channel(2);
-                let sql = Dialect::of(&self.place).wrap(&self.table, &self.table.snapshot);
-                tokio::spawn(Link::open(&self.place).await?.stream(sql, to));
-                rest
-            }
-        };
-        let (mut rows, mut odd, now) = (Vec::new(), Vec::new(), SystemClock.now());
-        while rows.len() < at_most {
-            let ended = || SourceError::Content("the database ended the query".to_owned());
-            let chunk = rest.recv().await.ok_or_else(ended)??;
-            if chunk.is_empty() {
-                return Ok(Page { rows, odd, next: None });
-            }
-            let (some, why) = sort(chunk.iter().filter_map(|cells| self.read(cells, now)));
-            some.iter().for_each(|row| self.note_hold(row));
-            rows.extend(some);
-            odd.extend(why);
+        if after.is_none() {
+            self.load = None;
+            let (link, (to, chunks)) = (Link::open(&self.place).await?, mpsc::channel(2));
+            let (session, mut reading) = (link.number(), JoinSet::new());
+            reading.spawn(link.stream(Dialect::of(&self.place).wrap(&self.table, &self.table.snapshot), to));
+            (self.load, self.newest) = (Some(Load { chunks, session, _reading: reading }), None);
         }
-        self.paging = Some(rest);
-        Ok(Page { rows, odd, next: Some(PageKey(String::new())) })
+        let (mut read, now) = (Vec::new(), SystemClock.now());
+        while read.len() < at_most {
+            let ended = || SourceError::Content("the database ended the query".to_owned());
+            let load = self.load.as_mut().ok_or(SourceError::Interrupted)?;
+            let chunk = load.chunks.recv().await.ok_or_else(ended)??;
+            if chunk.is_empty() {
+                (self.load, self.is_read) = (None, true);
+                break;
+            }
+            for cells in &chunk {
+                let Some(row) = self.read(cells, now) else { continue };
+                self.newest = self.newest.max(self.position_of(cells));
+                read.push(row);
+            }
+        }
+        let (rows, odd) = sort(read);
+        rows.iter().for_each(|row| self.note_hold(row));
+        Ok(Page { rows, odd, next: self.load.is_some().then(|| PageKey(String::new())) })
     }
 
     async fn changes(&mut self, position: &Position) -> Result<Batch, SourceError> {
         if position.database != self.place.to_string() {
             return Err(SourceError::Position("the config names another database than before".to_owned()));
         }
-        if self.changed.is_empty() {
-            let high = match self.high {
-                Some(high) => high,
-                None => position.cursor.parse().unwrap_or(0),
-            };
-            self.high = Some(self.look(high).await?);
+        let from = match position.cursor.as_str() {
+            LOADED => self.loaded(),
+            cursor => cursor.parse().map_err(|_| SourceError::Position("it is of another kind".to_owned()))?,
+        };
+        // Rows that wait since an earlier look prove nothing of what was written after it.
+        let looks = self.changed.is_empty();
+        if looks {
+            self.reached = self.look(from).await?;
             self.due = Instant::now() + self.rhythm.poll;
         }
         let (rows, odd) = sort(self.changed.drain(..self.changed.len().min(BATCH)));
-        let drained = self.changed.is_empty();
-        let position = match self.high {
-            Some(high) if drained => self.position(high),
-            _ => position.clone(),
-        };
+        let is_all = self.changed.is_empty();
+        let position = self.position(if is_all { self.reached } else { from });
         let currency = Currency::Lagging(self.rhythm.commit_grace);
-        Ok(Batch { rows, gone: Vec::new(), odd, position, drained, currency, gaps: 0 })
+        Ok(Batch { rows, gone: Vec::new(), odd, position, drained: looks && is_all, currency, gaps: 0 })
     }
 
     async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
@@ -334,27 +413,19 @@ impl Source for SqlSource {
 
     /// In a table of revoked certificates alone, of one that is not there, that its hold is over.
     async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
-        let now = SystemClock.now();
-        let Some(column) = self.table.column(Field::Serial) else {
-            return Err(SourceError::Content("without a column for serials none can be asked for".to_owned()));
-        };
-        let serials = keys.iter().filter_map(|key| Serial::from_content(&key.serial).ok());
-        let spellings: Vec<String> = serials.flat_map(|serial| spellings(&serial, self.table.serial_as)).collect();
-        if spellings.is_empty() {
-            return Ok((Vec::new(), Vec::new()));
+        let (now, column) = (SystemClock.now(), self.column().await?);
+        let serials: Vec<Serial> = keys.iter().filter_map(|key| Serial::from_content(&key.serial).ok()).collect();
+        let (mut rows, mut odd) = self.ask(column.as_seen(&serials, &self.forms), now).await?;
+        let mut missing = missing(&serials, &rows, &odd);
+        // A release is believed, and that a row is spelled otherwise would be none.
+        if !(column.is_bare() && self.is_read && self.forms.are_all() && self.table.knows_issued) {
+            let (more, more_odd) = self.ask(column.in_any_form(&missing), now).await?;
+            rows.extend(more);
+            odd.extend(more_odd);
+            missing = self::missing(&serials, &rows, &odd);
         }
-        let dialect = Dialect::of(&self.place);
-        let text = dialect.text(column, link::is_hex(&self.table, Field::Serial));
-        let text = if self.table.serial_as == SerialAs::Decimal { text } else { format!("upper({text})") };
-        let sql = dialect.wrap(&self.table, &self.table.snapshot);
-        let rows = self.link()?.all(format!("{sql} WHERE {text} IN ('{}')", spellings.join("', '"))).await?;
-        let (mut rows, odd) = sort(rows.iter().filter_map(|cells| self.read(cells, now)));
         if !self.table.knows_issued {
-            let refused = odd.iter().filter_map(|odd| Some(odd.key.as_ref()?.serial.as_slice()));
-            let there: HashSet<&[u8]> = rows.iter().map(|row| row.serial.as_bytes()).chain(refused).collect();
-            let gone = keys.iter().filter(|key| !there.contains(key.serial.as_slice()));
-            let gone: Vec<Serial> = gone.filter_map(|key| Serial::from_content(&key.serial).ok()).collect();
-            rows.extend(gone.into_iter().map(|serial| self.release(serial, now)));
+            rows.extend(missing.into_iter().map(|serial| self.release(serial, now)));
         }
         Ok((rows, odd))
     }
@@ -368,28 +439,14 @@ impl Source for SqlSource {
     }
 }
 
-/// How a table may write a serial, in upper case; all digits, so that they can stand in a query as they are.
-fn spellings(serial: &Serial, written: SerialAs) -> Vec<String> {
-    let hex = serial.to_string();
-    let content: String = serial.as_bytes().iter().map(|octet| format!("{octet:02X}")).collect();
-    let mut all = match written {
-        // PostgreSQL shows text that stands in bytes by its octets.
-        SerialAs::Decimal => vec![serial.to_decimal(), in_octets(&serial.to_decimal())],
-        SerialAs::Hex => {
-            let short = hex.trim_start_matches('0').to_owned();
-            let octets = |text: &str| in_octets(text).to_uppercase();
-            vec![octets(&hex), octets(&hex.to_lowercase()), format!("0X{hex}"), short, format!("00{hex}"), hex]
-        }
-        SerialAs::Bytes => vec![format!("\\X{hex}"), format!("\\X{content}"), hex, content],
-    };
-    all.dedup();
-    all
+/// Those of `serials` of which nothing was read.
+fn missing(serials: &[Serial], rows: &[Row], odd: &[OddRow]) -> Vec<Serial> {
+    let refused = odd.iter().filter_map(|odd| Some(odd.key.as_ref()?.serial.as_slice()));
+    let there: HashSet<&[u8]> = rows.iter().map(|row| row.serial.as_bytes()).chain(refused).collect();
+    serials.iter().filter(|serial| !there.contains(serial.as_bytes())).copied().collect()
 }
 
-fn in_octets(text: &str) -> String {
-    let octets: String = text.bytes().map(|octet| format!("{octet:02X}")).collect();
-    format!("\\x{octets}")
-}
-
+#[cfg(test)]
+mod server_tests;
 #[cfg(test)]
 mod tests;

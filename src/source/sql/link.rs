@@ -1,7 +1,8 @@
 //! A connection to a foreign database that only reads, and gets every column as text.
 //!
 //! Goes in: queries of the operator's or of a preset. Comes out: rows of text. The queries stand inside a SELECT of
-//! our own, on a session that may not write, so that none can change anything.
+//! our own, on a session that may not write, so that none can change anything. A server goes on with a query whose
+//! client is gone until it has something to send; so one that nobody waits for any more is ended from another session.
 
 use super::SerialAs;
 use super::table::{Cells, Field, Table};
@@ -11,7 +12,7 @@ use futures_util::{Stream, TryStreamExt};
 use sqlx::mysql::MySqlConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
+use sqlx::{AssertSqlSafe, Column, ConnectOptions, Executor, Row, SqlSafeStr, Statement, TypeInfo};
 use tokio::sync::mpsc;
 
 /// What messages call it.
@@ -68,7 +69,7 @@ impl Dialect {
 }
 
 /// Whether the column is asked for as hex, where a database does not do that by itself.
-pub(super) fn is_hex(table: &Table, field: Field) -> bool {
+fn is_hex(table: &Table, field: Field) -> bool {
     field == Field::Certificate || (field == Field::Serial && table.serial_as == SerialAs::Bytes)
 }
 
@@ -78,6 +79,8 @@ pub(super) struct Link {
     /// Where to, for messages.
     place: String,
     session: Session,
+    /// What the server calls the session.
+    number: Option<String>,
 }
 
 #[derive(Debug)]
@@ -130,6 +133,16 @@ impl Session {
         }
     }
 
+    /// The type of the one column of `sql`, as the database calls it; SQLite has none.
+    async fn kind(&mut self, sql: String) -> Result<String, sqlx::Error> {
+        let sql = AssertSqlSafe(sql).into_sql_str();
+        Ok(match self {
+            Self::Postgres(link) => kind(&link.prepare(sql).await?),
+            Self::MariaDb(link) => kind(&link.prepare(sql).await?),
+            Self::Sqlite(_) => String::new(),
+        })
+    }
+
     async fn stream(&mut self, sql: String, to: &mpsc::Sender<Chunk>) -> Result<(), sqlx::Error> {
         let query = AssertSqlSafe(sql);
         match self {
@@ -146,7 +159,40 @@ impl Link {
             SourceError::Sql(error) => explained(&place.to_string(), error),
             other => other,
         })?;
-        Ok(Self { place: place.to_string(), session })
+        let mut link = Self { place: place.to_string(), session, number: None };
+        let number = match link.session {
+            Session::Postgres(_) => "SELECT pg_backend_pid()::text",
+            Session::MariaDb(_) => "SELECT CONVERT(CONNECTION_ID() USING utf8mb4)",
+            Session::Sqlite(_) => return Ok(link),
+        };
+        link.number = link.all(number.to_owned()).await?.into_iter().flatten().flatten().next();
+        Ok(link)
+    }
+
+    /// What the server calls the session, for [`Link::end`].
+    pub(super) fn number(&self) -> Option<String> {
+        self.number.clone()
+    }
+
+    /// Ends the query of the session of the same user that has this `number`, if it is at one.
+    pub(super) async fn end(&mut self, number: &str) {
+        let sql = match self.session {
+            Session::Postgres(_) => format!(
+                "SELECT pg_cancel_backend(pid)::text FROM pg_stat_activity WHERE pid = {number} \
+                 AND usename = current_user AND state = 'active' AND pid <> pg_backend_pid()"
+            ),
+            Session::MariaDb(_) => format!("KILL QUERY {number}"),
+            Session::Sqlite(_) => return,
+        };
+        // The session is gone, as a rule.
+        if let Err(error) = self.session.all(sql).await {
+            tracing::debug!("the CA's database {}: session {number} cannot be ended: {error}", self.place);
+        }
+    }
+
+    /// The type of the one column of `sql`, as the database calls it; SQLite has none.
+    pub(super) async fn kind(&mut self, sql: String) -> Result<String, SourceError> {
+        self.session.kind(sql).await.map_err(|error| explained(&self.place, error))
     }
 
     /// That what is there does not do.
@@ -166,6 +212,10 @@ impl Link {
             _ = to.send(Err(explained(&self.place, error))).await;
         }
     }
+}
+
+fn kind(statement: &impl Statement) -> String {
+    statement.columns().first().map(|column| column.type_info().name().to_owned()).unwrap_or_default()
 }
 
 /// Some rows, or why there are no more.
