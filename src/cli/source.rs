@@ -23,7 +23,8 @@ const NAMED: usize = 20;
   jarchy source check
   jarchy source check main --rows 50 --config /etc/jarchy/jarchy.toml
 
-Exits with 0 if every row was understood, with 3 if some were refused or amended.")]
+Exits with 0 if every row was understood, with 3 if some were refused or amended, with 4 if it is a CRL whose
+nextUpdate has passed.")]
 pub struct SourceCommand {
     #[command(subcommand)]
     command: Command,
@@ -116,14 +117,15 @@ impl Check {
             writeln!(out, "there is none of this issuer, so that every serial counts as never issued")?;
         }
         let batch = source.changes(&head).await.context("asking for changes")?;
-        writeln!(out, "changes since the beginning of this: {}; {}", batch.rows.len(), told(batch.currency))?;
+        writeln!(out, "looking for changes works ({} rows); {}", batch.rows.len(), told(batch.currency))?;
         if !source.knows_issued() {
             writeln!(out, "it does not tell what was issued: `absent` says what is answered for all other serials")?;
         }
         if let Some(complaint) = source.complaint() {
             writeln!(out, "{complaint}")?;
         }
-        self.report(&odd, out)
+        let understood = self.report(&odd, out)?;
+        Ok(if has_lapsed(batch.currency) { ExitCode::from(4) } else { understood })
     }
 
     fn report(&self, odd: &[OddRow], out: &mut (dyn Write + Send)) -> anyhow::Result<ExitCode> {
@@ -164,12 +166,16 @@ fn described(row: &Row) -> String {
     format!("{}  {} to {until}  {status}{hash}", row.serial, since(row.not_before))
 }
 
+fn has_lapsed(currency: Currency) -> bool {
+    matches!(currency, Currency::Until { until, .. } if until <= SystemClock.now())
+}
+
 fn told(currency: Currency) -> String {
     match currency {
         Currency::Present => "right up to now".to_owned(),
         Currency::At(time) => format!("right up to {time}"),
         Currency::Lagging(grace) => format!("right up to {} s ago", grace.as_secs()),
-        Currency::Until { at, until } if until <= SystemClock.now() => {
+        Currency::Until { at, until } if has_lapsed(currency) => {
             format!("it spoke for {at} to {until}: until a newer list comes, nothing but revoked is answered")
         }
         Currency::Until { at, until } => format!("it speaks for {at} to {until}"),

@@ -79,7 +79,7 @@ impl Taker {
         let read = match self {
             Self::Url(fetched) => fetched.next(until).await?,
             Self::File(file) => {
-                let read = changed(file);
+                let read = changed(file).await;
                 if !matches!(read, Ok(Some(_))) {
                     tokio::time::sleep_until(until).await;
                 }
@@ -91,7 +91,7 @@ impl Taker {
 }
 
 /// What stands in `file`, if it is news.
-fn changed(file: &mut Watched) -> Result<Option<Bytes>, SourceError> {
+async fn changed(file: &mut Watched) -> Result<Option<Bytes>, SourceError> {
     // As with a URL, what could not be had is news when it is back.
     if !file.is_news().inspect_err(|_| file.reset())? {
         return Ok(None);
@@ -100,7 +100,7 @@ fn changed(file: &mut Watched) -> Result<Option<Bytes>, SourceError> {
         true => readable(bytes),
         false => of_pem(bytes).and_then(|list| readable(&list)),
     };
-    let read = file.read(sound)?;
+    let read = file.read(sound).await?;
     Ok(read.map(|(bytes, stamp)| {
         file.take(stamp);
         bytes.into()

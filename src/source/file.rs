@@ -24,21 +24,33 @@ const AGAIN: Duration = Duration::from_millis(20);
 const STAMP_GRAIN: Duration = Duration::from_secs(1);
 
 /// What tells one state of a file from another without reading it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    /// Whether it was written so lately, when this was taken, that another write could go unnoticed.
+    is_fresh: bool,
+}
+
+impl PartialEq for Stamp {
+    fn eq(&self, other: &Self) -> bool {
+        let what = |stamp: &Self| (stamp.device, stamp.inode, stamp.size, stamp.modified);
+        what(self) == what(other)
+    }
 }
 
 impl Stamp {
     fn of(metadata: &std::fs::Metadata) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let modified = Duration::from_secs(u64::try_from(metadata.mtime()).unwrap_or(0));
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            is_fresh: now.saturating_sub(modified) <= STAMP_GRAIN * 2,
         }
     }
 
@@ -46,18 +58,11 @@ impl Stamp {
     pub(super) const fn modified(&self) -> Time {
         Time::from_unix(self.modified.0)
     }
-
-    /// Whether it was written so lately that another write could go unnoticed.
-    fn is_fresh(&self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let modified = Duration::from_secs(u64::try_from(self.modified.0).unwrap_or(0));
-        now.saturating_sub(modified) <= STAMP_GRAIN * 2
-    }
 }
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, inode, size, modified: (seconds, nanoseconds) } = self;
+        let Self { device, inode, size, modified: (seconds, nanoseconds), .. } = self;
         write!(f, "{device}.{inode}.{size}.{seconds}.{nanoseconds}")
     }
 }
@@ -67,7 +72,6 @@ impl fmt::Display for Stamp {
 struct Taken {
     stamp: Stamp,
     at: Instant,
-    was_fresh: bool,
 }
 
 /// The file, and what is known of it.
@@ -100,18 +104,21 @@ impl Watched {
         let stamp = self.stamp()?;
         Ok(self
             .taken
-            .is_none_or(|taken| taken.stamp != stamp || (taken.was_fresh && taken.at.elapsed() >= STAMP_GRAIN)))
+            .is_none_or(|taken| taken.stamp != stamp || (taken.stamp.is_fresh && taken.at.elapsed() >= STAMP_GRAIN)))
     }
 
-    /// The content, if the file stands still and `sound` says nothing against it; `None` if it may do so soon.
+    /// The content, if the file stands still and `sound` says nothing against it; `None` if it may do so soon. It may
+    /// be long, and is read where nobody else waits.
     ///
     /// # Errors
     /// If it cannot be read, or has not stood still for some time.
-    pub(super) fn read(
+    pub(super) async fn read(
         &mut self,
         sound: impl FnOnce(&[u8]) -> Result<(), String>,
     ) -> Result<Option<(Vec<u8>, Stamp)>, SourceError> {
-        match self.try_read(sound) {
+        let path = self.path.clone();
+        let read = blocking(move || whole(&path)).await?;
+        match read.map(|read| read.and_then(|read| self.judge(read, sound))) {
             Ok(Ok(read)) => {
                 self.unsettled = None;
                 Ok(Some(read))
@@ -132,7 +139,7 @@ impl Watched {
         sound: impl Fn(&[u8]) -> Result<(), String>,
     ) -> Result<(Vec<u8>, Stamp), SourceError> {
         loop {
-            if let Some(read) = self.read(&sound)? {
+            if let Some(read) = self.read(&sound).await? {
                 return Ok(read);
             }
             tokio::time::sleep(AGAIN).await;
@@ -141,7 +148,7 @@ impl Watched {
 
     /// What was read under `stamp` is what holds from now on.
     pub(super) fn take(&mut self, stamp: Stamp) {
-        self.taken = Some(Taken { stamp, at: Instant::now(), was_fresh: stamp.is_fresh() });
+        self.taken = Some(Taken { stamp, at: Instant::now() });
         self.shorter = None;
     }
 
@@ -153,22 +160,13 @@ impl Watched {
         SourceError::File { path: self.path.clone(), error }
     }
 
-    /// One try; the inner error says why the content is not to be taken yet.
-    fn try_read(
+    /// Why what was read is not to be taken yet, if so.
+    fn judge(
         &mut self,
+        (bytes, before): (Vec<u8>, Stamp),
         sound: impl FnOnce(&[u8]) -> Result<(), String>,
-    ) -> io::Result<Result<(Vec<u8>, Stamp), String>> {
-        let mut file = File::open(&self.path)?;
-        let before = Stamp::of(&file.metadata()?);
-        let mut bytes = Vec::with_capacity(usize::try_from(before.size).unwrap_or(0).saturating_add(1));
-        file.read_to_end(&mut bytes)?;
-        let whole = u64::try_from(bytes.len()) == Ok(before.size);
-        if !whole || Stamp::of(&file.metadata()?) != before || Stamp::of(&self.path.metadata()?) != before {
-            return Ok(Err("it changed while it was read".to_owned()));
-        }
-        if let Err(why) = sound(&bytes) {
-            return Ok(Err(why));
-        }
+    ) -> Result<(Vec<u8>, Stamp), String> {
+        sound(&bytes)?;
         let had = self.taken.map_or(0, |taken| taken.stamp.size);
         if before.size < had {
             let (stamp, since) = *self.shorter.get_or_insert_with(|| (before, Instant::now()));
@@ -176,9 +174,28 @@ impl Watched {
                 self.shorter = Some((before, Instant::now()));
             }
             if stamp != before || since.elapsed() < SETTLE {
-                return Ok(Err(format!("it shrank from {had} to {} octets just now", before.size)));
+                return Err(format!("it shrank from {had} to {} octets just now", before.size));
             }
         }
-        Ok(Ok((bytes, before)))
+        Ok((bytes, before))
     }
+}
+
+/// One try to read the file at one moment; the inner error says why it is not to be taken yet.
+fn whole(path: &Path) -> io::Result<Result<(Vec<u8>, Stamp), String>> {
+    let mut file = File::open(path)?;
+    let before = Stamp::of(&file.metadata()?);
+    let mut bytes = Vec::with_capacity(usize::try_from(before.size).unwrap_or(0).saturating_add(1));
+    file.read_to_end(&mut bytes)?;
+    let whole = u64::try_from(bytes.len()) == Ok(before.size);
+    if !whole || Stamp::of(&file.metadata()?) != before || Stamp::of(&path.metadata()?) != before {
+        return Ok(Err("it changed while it was read".to_owned()));
+    }
+    Ok(Ok((bytes, before)))
+}
+
+/// Does what may take long on a thread that no one else waits for.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SourceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| SourceError::Content(format!("reading a file ended abnormally: {error}")))
 }

@@ -11,10 +11,11 @@ mod attr;
 mod line;
 
 use self::line::Refused;
-use super::file::{Stamp, Watched};
+use super::file::{Stamp, Watched, blocking};
 use super::{Batch, Currency, Fate, Gone, Key, OddRow, Page, PageKey, Position, Row, Source, SourceError, Waited};
 use crate::pki::{Certificate, IssuerName, Serial, Time};
 use foldhash::fast::FixedState;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -27,25 +28,49 @@ const BATCH: usize = 1_000;
 /// Where `openssl ca` and easy-rsa put the certificates that they issue, beside index.txt.
 const FOLDERS: [&str; 4] = ["newcerts", "certs_by_serial", "revoked/certs_by_serial", "renewed/certs_by_serial"];
 
-/// The reader of one index.txt.
+/// The reader of one index.txt. Files of millions of lines are usual, so that these are read on threads of their own.
 #[derive(Debug)]
 pub struct IndexTxt {
     file: Watched,
-    issuer: Arc<str>,
-    certificates: Vec<PathBuf>,
+    lines: Lines,
     poll: Duration,
-    /// A hash of the line of each certificate that was given; enough to know what changed.
-    known: HashMap<Serial, u64>,
-    hash: FixedState,
-    /// Lines that were told and name no certificate, by the names they were told under.
-    nameless: HashSet<String>,
+    known: Known,
     /// Whether everything was given once.
     loaded: bool,
     /// What is being given page by page.
-    paging: Option<(Vec<u8>, Stamp)>,
+    paging: Option<(Arc<Vec<u8>>, Stamp)>,
     changed: VecDeque<Change>,
     /// Under which stamp `changed` was found.
     changing: Option<Stamp>,
+}
+
+/// How the lines are read.
+#[derive(Clone, Debug)]
+struct Lines {
+    path: PathBuf,
+    issuer: Arc<str>,
+    certificates: Vec<PathBuf>,
+    hash: FixedState,
+}
+
+/// What was given.
+#[derive(Debug, Default)]
+struct Known {
+    /// A hash of the line of each certificate, enough to know what changed; its lowest bit tells by which look.
+    lines: HashMap<Serial, u64>,
+    look: u64,
+    /// Lines that were told and name no certificate, by the names they were told under.
+    nameless: HashSet<String>,
+}
+
+impl Known {
+    /// The line of `serial` is there, with this hash. Whether it was there in the same way before; and whether this is
+    /// the first one of it at this look.
+    fn saw(&mut self, serial: Serial, hash: u64) -> (bool, bool) {
+        let hash = hash & !1;
+        let before = self.lines.insert(serial, hash | self.look);
+        (before.is_some_and(|before| before & !1 == hash), before.is_none_or(|before| before & 1 != self.look))
+    }
 }
 
 #[derive(Debug)]
@@ -62,18 +87,16 @@ impl IndexTxt {
     pub fn new(path: PathBuf, certificates: Option<PathBuf>, issuer: &IssuerName, poll: Duration) -> Self {
         let beside = |name: &&str| path.parent().map(|folder| folder.join(name));
         let certificates = certificates.map_or_else(|| FOLDERS.iter().filter_map(beside).collect(), |one| vec![one]);
+        let (issuer, hash) = (issuer.as_str().into(), FixedState::with_seed(RandomState::new().hash_one(0)));
         Self {
-            issuer: issuer.as_str().into(),
-            certificates,
+            file: Watched::new(path.clone()),
+            lines: Lines { path, issuer, certificates, hash },
             poll,
-            known: HashMap::new(),
-            hash: FixedState::with_seed(RandomState::new().hash_one(0)),
-            nameless: HashSet::new(),
+            known: Known::default(),
             loaded: false,
             paging: None,
             changed: VecDeque::new(),
             changing: None,
-            file: Watched::new(path),
         }
     }
 
@@ -81,11 +104,32 @@ impl IndexTxt {
         Position { database: self.file.path().display().to_string(), cursor: stamp.to_string() }
     }
 
+    /// How to read them now: of folders that are not there no line need be told so.
+    fn lines(&self) -> Lines {
+        let mut lines = self.lines.clone();
+        lines.certificates.retain(|folder| folder.is_dir());
+        lines
+    }
+
+    /// Finds what differs from what was given before.
+    async fn compare(&mut self, text: Vec<u8>, stamp: Stamp) -> Result<(), SourceError> {
+        let (lines, mut known) = (self.lines(), std::mem::take(&mut self.known));
+        let comparing = blocking(move || {
+            let changed = lines.compare(&mut known, &text, stamp);
+            (known, changed)
+        });
+        (self.known, self.changed) = comparing.await?;
+        self.changing = Some(stamp);
+        Ok(())
+    }
+}
+
+impl Lines {
     /// What is to be said of a line; `None` for one that says nothing. The hash is of the line as it stands.
     fn read(&self, line: &str, number: usize, stamp: Stamp) -> Option<(Result<Row, OddRow>, Option<OddRow>)> {
         let odd = |serial: Option<Serial>, why: String, fate: Fate| {
             let key = serial.map(|serial| self.key(&serial));
-            OddRow { key, name: format!("{}, line {number}", self.file.path().display()), why, fate }
+            OddRow { key, name: format!("{}, line {number}", self.path.display()), why, fate }
         };
         let parsed = match line::parse(line, stamp.modified()) {
             Ok(None) => return None,
@@ -120,48 +164,66 @@ impl IndexTxt {
         paths.into_iter().find_map(read).filter(|certificate| certificate.serial() == *serial)
     }
 
-    /// Finds what differs from what was given before.
-    fn compare(&mut self, text: &[u8], stamp: Stamp) {
-        let mut known = std::mem::take(&mut self.known);
-        let (mut lines, mut nameless) = (0, HashSet::new());
-        for (number, line) in lines_of(text) {
+    fn compare(&self, known: &mut Known, text: &[u8], stamp: Stamp) -> VecDeque<Change> {
+        let (mut changed, mut there, mut nameless) = (VecDeque::new(), 0, HashSet::new());
+        known.look ^= 1;
+        for (number, line) in Numbered::begin(text) {
             let Some(serial) = serial_of(&line) else {
-                nameless.extend(self.odd_line(&line, number, stamp));
+                if let Some((Err(odd), _)) = self.read(&line, number, stamp) {
+                    nameless.insert(odd.name.clone());
+                    changed.push_back(Change::Odd(odd));
+                }
                 continue;
             };
-            lines += 1;
-            let hash = self.hash.hash_one(line.as_bytes());
-            if known.insert(serial, hash) != Some(hash)
-                && let Some((row, doubt)) = self.read(&line, number, stamp)
-            {
-                self.changed.push_back(row.map_or_else(Change::Odd, Change::Row));
-                self.changed.extend(doubt.map(Change::Odd));
+            let (is_same, is_first) = known.saw(serial, self.hash.hash_one(line.as_bytes()));
+            there += usize::from(is_first);
+            if !is_same && let Some((row, doubt)) = self.read(&line, number, stamp) {
+                changed.push_back(row.map_or_else(Change::Odd, Change::Row));
+                changed.extend(doubt.map(Change::Odd));
             }
         }
-        self.changed.extend(self.nameless.difference(&nameless).cloned().map(Gone::Odd).map(Change::Gone));
-        self.nameless = nameless;
+        changed.extend(known.nameless.difference(&nameless).cloned().map(Gone::Odd).map(Change::Gone));
+        known.nameless = nameless;
         // Only then can any be gone.
-        if known.len() > lines {
-            let present: HashSet<Serial> = lines_of(text).filter_map(|(_, line)| serial_of(&line)).collect();
-            known.retain(|serial, _| {
-                let stays = present.contains(serial);
+        if known.lines.len() > there {
+            let look = known.look;
+            known.lines.retain(|serial, hash| {
+                let stays = *hash & 1 == look;
                 if !stays {
-                    self.changed.push_back(Change::Gone(Gone::Missing(self.key(serial))));
+                    changed.push_back(Change::Gone(Gone::Missing(self.key(serial))));
                 }
                 stays
             });
         }
-        self.known = known;
-        self.changing = Some(stamp);
+        changed
     }
 
-    /// Tells of a line that names no certificate; under which name.
-    fn odd_line(&mut self, line: &str, number: usize, stamp: Stamp) -> Option<String> {
-        let (Err(odd), _) = self.read(line, number, stamp)? else { return None };
-        let name = odd.name.clone();
-        self.changed.push_back(Change::Odd(odd));
-        Some(name)
+    /// At most `at_most` lines.
+    fn page(&self, mut lines: Numbered<'_>, at_most: usize, stamp: Stamp) -> Part {
+        let (mut rows, mut odd, mut hashes, mut nameless) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (number, line) in lines.by_ref().take(at_most) {
+            let Some((row, doubt)) = self.read(&line, number, stamp) else { continue };
+            odd.extend(doubt);
+            if let Some(serial) = serial_of(&line) {
+                hashes.push((serial, self.hash.hash_one(line.as_bytes())));
+            }
+            match row {
+                Ok(row) => rows.push(row),
+                Err(why) => {
+                    nameless.extend(why.key.is_none().then(|| why.name.clone()));
+                    odd.push(why);
+                }
+            }
+        }
+        Part { page: Page { rows, odd, next: lines.place() }, hashes, nameless }
     }
+}
+
+/// A page, and what is to be known of it.
+struct Part {
+    page: Page,
+    hashes: Vec<(Serial, u64)>,
+    nameless: Vec<String>,
 }
 
 /// What makes a text an index.txt that was written to its end.
@@ -172,12 +234,41 @@ fn sound(text: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The lines, numbered from 1.
-fn lines_of(text: &[u8]) -> impl Iterator<Item = (usize, std::borrow::Cow<'_, str>)> {
-    let without_end = |line: &[u8]| line.strip_suffix(b"\r").unwrap_or(line).len();
-    text.split(|octet| *octet == b'\n')
-        .enumerate()
-        .map(move |(at, line)| (at + 1, String::from_utf8_lossy(line.get(..without_end(line)).unwrap_or(line))))
+/// The lines without their ends, numbered from 1.
+struct Numbered<'a> {
+    text: &'a [u8],
+    /// How many octets and lines were passed.
+    octets: usize,
+    passed: usize,
+}
+
+impl<'a> Numbered<'a> {
+    const fn begin(text: &'a [u8]) -> Self {
+        Self { text, octets: 0, passed: 0 }
+    }
+
+    /// From where [`Numbered::place`] was told.
+    fn at(text: &'a [u8], place: &PageKey) -> Option<Self> {
+        let (octets, passed) = place.0.split_once(':')?;
+        Some(Self { text, octets: octets.parse().ok()?, passed: passed.parse().ok()? })
+    }
+
+    /// Where the next line begins, if there is one.
+    fn place(&self) -> Option<PageKey> {
+        (self.octets < self.text.len()).then(|| PageKey(format!("{}:{}", self.octets, self.passed)))
+    }
+}
+
+impl<'a> Iterator for Numbered<'a> {
+    type Item = (usize, Cow<'a, str>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.text.get(self.octets..).filter(|rest| !rest.is_empty())?;
+        let line = rest.split(|octet| *octet == b'\n').next()?;
+        self.octets += line.len() + 1;
+        self.passed += 1;
+        Some((self.passed, String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line))))
+    }
 }
 
 /// Whose line it is, as far as that can be read.
@@ -191,7 +282,7 @@ fn serial_of(line: &str) -> Option<Serial> {
 impl Source for IndexTxt {
     async fn open(&mut self) -> Result<(), SourceError> {
         self.file.reset();
-        self.known.clear();
+        self.known = Known::default();
         (self.loaded, self.paging, self.changing) = (false, None, None);
         self.changed.clear();
         self.file.read_patiently(sound).await.map(drop)
@@ -203,51 +294,45 @@ impl Source for IndexTxt {
     }
 
     async fn page(&mut self, after: Option<&PageKey>, at_most: usize) -> Result<Page, SourceError> {
-        let begin = after.and_then(|key| key.0.parse::<usize>().ok());
-        let (text, stamp) = match (begin, self.paging.take()) {
+        let (text, stamp) = match (after, self.paging.take()) {
             (Some(_), Some(paging)) => paging,
             (Some(_), None) => return Err(SourceError::Interrupted),
-            (None, _) => self.file.read_patiently(sound).await?,
-        };
-        let (mut rows, mut odd) = (Vec::new(), Vec::new());
-        let mut lines = lines_of(&text).skip(begin.unwrap_or(0));
-        for (number, line) in lines.by_ref().take(at_most.max(1)) {
-            let Some((row, doubt)) = self.read(&line, number, stamp) else { continue };
-            odd.extend(doubt);
-            if !self.loaded
-                && let Some(serial) = serial_of(&line)
-            {
-                self.known.insert(serial, self.hash.hash_one(line.as_bytes()));
+            (None, _) => {
+                let (text, stamp) = self.file.read_patiently(sound).await?;
+                (Arc::new(text), stamp)
             }
-            match row {
-                Ok(row) => rows.push(row),
-                Err(why) => {
-                    if why.key.is_none() {
-                        self.nameless.insert(why.name.clone());
-                    }
-                    odd.push(why);
-                }
+        };
+        let (lines, part, after) = (self.lines(), Arc::clone(&text), after.cloned());
+        let part = blocking(move || {
+            let begin = after.map_or(Some(Numbered::begin(&part)), |place| Numbered::at(&part, &place));
+            begin.map(|begin| lines.page(begin, at_most.max(1), stamp))
+        });
+        let Part { page, hashes, nameless } = part.await?.ok_or(SourceError::Interrupted)?;
+        if !self.loaded {
+            for (serial, hash) in hashes {
+                self.known.saw(serial, hash);
             }
         }
-        let next = lines.next().map(|(number, _)| PageKey((number - 1).to_string()));
-        drop(lines);
-        if next.is_some() {
+        self.known.nameless.extend(nameless);
+        if page.next.is_some() {
             self.paging = Some((text, stamp));
         } else if !std::mem::replace(&mut self.loaded, true) {
             self.file.take(stamp);
         }
-        Ok(Page { rows, odd, next })
+        Ok(page)
     }
 
     async fn changes(&mut self, position: &Position) -> Result<Batch, SourceError> {
         let mut currency = Currency::Present;
-        if self.changed.is_empty() && self.file.is_news()? {
-            match self.file.read(sound)? {
+        // Changes that wait since an earlier look prove nothing of what was written after it.
+        let looks = self.changed.is_empty();
+        if looks && self.file.is_news()? {
+            match self.file.read(sound).await? {
                 None => {
                     currency = Currency::Unknown;
                     tokio::time::sleep(self.poll).await;
                 }
-                Some((text, stamp)) => self.compare(&text, stamp),
+                Some((text, stamp)) => self.compare(text, stamp).await?,
             }
         }
         let (mut rows, mut odd, mut gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -258,13 +343,13 @@ impl Source for IndexTxt {
                 Change::Gone(key) => gone.push(key),
             }
         }
-        let drained = self.changed.is_empty();
+        let is_all = self.changed.is_empty();
         let mut position = position.clone();
-        if let Some(stamp) = self.changing.take_if(|_| drained) {
+        if let Some(stamp) = self.changing.take_if(|_| is_all) {
             self.file.take(stamp);
             position = self.position(stamp);
         }
-        Ok(Batch { rows, gone, odd, position, drained, currency, gaps: 0 })
+        Ok(Batch { rows, gone, odd, position, drained: looks && is_all, currency, gaps: 0 })
     }
 
     async fn wait(&mut self, patience: Duration) -> Result<Waited, SourceError> {
@@ -282,21 +367,25 @@ impl Source for IndexTxt {
     }
 
     async fn reread(&mut self, keys: &[Key]) -> Result<(Vec<Row>, Vec<OddRow>), SourceError> {
-        let wanted: HashSet<&[u8]> = keys.iter().map(|key| key.serial.as_slice()).collect();
+        let wanted: HashSet<Vec<u8>> = keys.iter().map(|key| key.serial.clone()).collect();
         let (text, stamp) = self.file.read_patiently(sound).await?;
-        let (mut rows, mut odd) = (Vec::new(), Vec::new());
-        for (number, line) in lines_of(&text) {
-            if serial_of(&line).is_some_and(|serial| wanted.contains(serial.as_bytes()))
-                && let Some((row, doubt)) = self.read(&line, number, stamp)
-            {
-                odd.extend(doubt);
-                match row {
-                    Ok(row) => rows.push(row),
-                    Err(why) => odd.push(why),
+        let lines = self.lines();
+        blocking(move || {
+            let (mut rows, mut odd) = (Vec::new(), Vec::new());
+            for (number, line) in Numbered::begin(&text) {
+                if serial_of(&line).is_some_and(|serial| wanted.contains(serial.as_bytes()))
+                    && let Some((row, doubt)) = lines.read(&line, number, stamp)
+                {
+                    odd.extend(doubt);
+                    match row {
+                        Ok(row) => rows.push(row),
+                        Err(why) => odd.push(why),
+                    }
                 }
             }
-        }
-        Ok((rows, odd))
+            (rows, odd)
+        })
+        .await
     }
 
     fn remarks(&self) -> Vec<String> {
@@ -312,3 +401,6 @@ impl Source for IndexTxt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

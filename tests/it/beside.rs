@@ -664,20 +664,28 @@ fn source_check_says_what_is_wrong_with_a_list_and_how_to_mend_it() {
         let line = |line: &str| if line.starts_with("kind ") { format!("{line}\n{place}") } else { line.to_owned() };
         let config = ca.path("jarchy.toml");
         fs::write(&config, lines.map(line).collect::<Vec<_>>().join("\n")).unwrap();
-        jarchy(&["source", "check", "--config", text(&config)]).all()
+        jarchy(&["source", "check", "--config", text(&config)])
     };
     let at = |path: &str| format!("url = \"http://127.0.0.1:{}/{path}\"", web.port);
-    for (place, said) in [
-        ("path = \"ca.crl\"\ndelta = \"delta.crl\"".to_owned(), "it speaks for"),
-        ("path = \"ca.crl\"\ndelta = \"ahead.crl\"".to_owned(), "builds on complete CRL 7, and the one here is 2"),
-        ("path = \"ca.crl\"\ndelta = \"ca.crl\"".to_owned(), "it is a complete list, which belongs in `path` or `url`"),
-        ("path = \"delta.crl\"".to_owned(), "it is a delta, which belongs in `delta`"),
-        ("path = \"over.crl\"".to_owned(), "until a newer list comes, nothing but revoked is answered"),
-        ("path = \"twin.crl\"".to_owned(), "the signature does not match; is `certificate` of the same key?"),
-        ("path = \"none.crl\"".to_owned(), "none.crl: No such file"),
-        (at("none.crl"), "none.crl cannot be fetched: the server answered 404"),
-        (at("page.crl"), "page.crl: neither a CRL in DER nor in PEM, it begins with \"<html>Please log in"),
+    for (place, status, said) in [
+        ("path = \"ca.crl\"\ndelta = \"delta.crl\"".to_owned(), 0, "it speaks for"),
+        ("path = \"ca.crl\"\ndelta = \"ahead.crl\"".to_owned(), 0, "builds on complete CRL 7, and the one here is 2"),
+        (
+            "path = \"ca.crl\"\ndelta = \"ca.crl\"".to_owned(),
+            0,
+            "it is a complete list, which belongs in `path` or `url`",
+        ),
+        ("path = \"delta.crl\"".to_owned(), 1, "it is a delta, which belongs in `delta`"),
+        ("path = \"over.crl\"".to_owned(), 4, "until a newer list comes, nothing but revoked is answered"),
+        ("path = \"twin.crl\"".to_owned(), 1, "the signature does not match; is `certificate` of the same key?"),
+        ("path = \"none.crl\"".to_owned(), 1, "none.crl: No such file"),
+        (at("none.crl"), 1, "none.crl cannot be fetched: the server answered 404"),
+        (at("page.crl"), 1, "page.crl: neither a CRL in DER nor in PEM, it begins with \"<html>Please log in"),
     ] {
-        wait_until(&place, || contains(&check(&place), said));
+        wait_until(&place, || {
+            let answer = check(&place);
+            contains(&answer.all(), said)?;
+            if answer.status.code() == Some(status) { Ok(()) } else { Err(format!("{answer:#?}")) }
+        });
     }
 }
