@@ -240,13 +240,13 @@ pub async fn serve(
     }
 
     let address = server.address();
-    let database = common.health.component(&sources::component(sources::DATABASE));
+    let health = common.health.clone();
     let mut service = Service { common, issuers, ids, responder, site, logs };
     tokio::select! {
         () = service.run(&config, &mut signals, || on_ready(address)) => {}
         () = async {
             if !*in_reach.borrow() {
-                registered(&config, &database).await;
+                registered(&config, &health.component(&sources::component(sources::DATABASE))).await;
                 in_reach.send_replace(true);
             }
             std::future::pending().await

@@ -204,9 +204,11 @@ impl Lines {
         for (number, line) in lines.by_ref().take(at_most) {
             let Some((row, doubt)) = self.read(&line, number, stamp) else { continue };
             odd.extend(doubt);
-            if let Some(serial) = serial_of(&line) {
-                hashes.push((serial, self.hash.hash_one(line.as_bytes())));
-            }
+            let serial = match &row {
+                Ok(row) => Some(row.serial),
+                Err(why) => why.key.as_ref().and_then(|key| Serial::from_content(&key.serial).ok()),
+            };
+            hashes.extend(serial.map(|serial| (serial, self.hash.hash_one(line.as_bytes()))));
             match row {
                 Ok(row) => rows.push(row),
                 Err(why) => {
