@@ -35,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::ocsp::request::Limits;
 use crate::ocsp::{
     Authority, Credential, LiveRate, NoncePolicy, NotIssued, NotYetValid, Policy, Presign, Requestors, Responder,
-    ResponderId, refresh,
+    ResponderId, Signers, refresh,
 };
 use crate::pki::{Certificate, Clock, ClockGuard, GuardedClock, Issuer, IssuerName, SystemClock, Time};
 use crate::registry::{Registry, RegistryError};
@@ -61,8 +61,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How often it is looked whether the signers' certificates still have time.
-const SIGNER_CHECK: Duration = Duration::from_secs(60);
+/// How often it is looked whether the signers' certificates still have time and are not revoked.
+const SIGNER_CHECK: Duration = Duration::from_secs(1);
 /// How long before the last of them ends health says so.
 const SIGNER_WARNING: Duration = Duration::from_secs(7 * 86_400);
 /// How often it is looked whether everything has become ready.
@@ -278,20 +278,19 @@ impl Service {
     /// Looks after what is served until a signal says stop.
     async fn run(&mut self, config: &Config, signals: &mut Signals, on_ready: impl FnOnce()) {
         self.watch_signers();
-        tokio::select! {
-            () = ready(&self.common.health) => on_ready(),
-            () = signals.stop() => return,
-        }
-        let mut minute = tokio::time::interval(SIGNER_CHECK);
+        let (mut looking, mut on_ready) = (tokio::time::interval(SIGNER_CHECK), Some(on_ready));
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => return,
                 _ = signals.interrupt.recv() => return,
+                () = ready(&self.common.health), if on_ready.is_some() => {
+                    on_ready.take().into_iter().for_each(|tell| tell());
+                }
                 _ = signals.hangup.recv() => match self.reload(&config.file) {
                     Ok(()) => tracing::info!("the config was read again"),
                     Err(error) => tracing::error!("the config stays as it was: {error:#}"),
                 },
-                _ = minute.tick() => self.watch_signers(),
+                _ = looking.tick() => self.watch_signers(),
             }
         }
     }
@@ -313,12 +312,20 @@ impl Service {
         Ok(())
     }
 
-    /// Tells in time that no key will be left that may sign (promise 3, SEC-20).
+    /// Has the keys of delegates that were revoked sign no more (OCSP-56), and tells in time that none will be left
+    /// that may sign (promise 3, SEC-20).
     fn watch_signers(&self) {
         let now = self.common.clock.now();
-        for (name, until) in self.responder.borrow().signers_until() {
-            let health = self.common.health.component(&format!("ocsp:{name}"));
-            if until < now {
+        for Signers { issuer, until, revoked } in self.responder.borrow().look_after_signers() {
+            let health = self.common.health.component(&format!("ocsp:{issuer}"));
+            if let [delegate, ..] = revoked[..] {
+                let (subject, serial) = (delegate.subject_text(), delegate.serial());
+                let told = format!(
+                    "the CA has revoked the OCSP certificate of \"{subject}\", {serial}: its key signs no more; put \
+                     another into [issuer.ocsp] and send SIGHUP"
+                );
+                if until < now { health.failed(told) } else { health.degraded(told) }
+            } else if until < now {
                 health.failed(format!("the certificate of the last signer ended at {until}"));
             } else if until < now + SIGNER_WARNING {
                 health
@@ -627,6 +634,7 @@ fn policy(settings: &config::Issuer, config: &Config) -> Policy {
             config::Presign::Hot => Presign::Hot,
             config::Presign::All => Presign::All { rate: ocsp.presign_rate.get() },
         },
+        requires_nocheck: settings.profile.policy().requires_nocheck,
     }
 }
 

@@ -83,7 +83,7 @@ impl Init {
     /// # Errors
     /// If a certificate or key would not serve, or something is there already.
     pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let ca = check(&self)?;
+        let ca = check(&self, out)?;
         let folders = std::iter::once(&self.dir).chain(&self.data_dir);
         let new: Vec<&PathBuf> = folders.filter(|folder| !folder.exists()).collect();
         let mut made = new.iter().try_for_each(|folder| {
@@ -161,8 +161,8 @@ pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Reads what will be needed as serving will.
-fn check(init: &Init) -> anyhow::Result<Certificate> {
+/// Reads what will be needed as serving will, and says to `out` what clients may object to.
+fn check(init: &Init, out: &mut dyn Write) -> anyhow::Result<Certificate> {
     let ca = certificate(&init.ca_cert)?;
     let ca_file = init.ca_cert.display();
     ensure!(ca.is_ca, "{ca_file}: the certificate of \"{}\" is not a CA's (basicConstraints)", ca.subject_text());
@@ -178,6 +178,9 @@ fn check(init: &Init) -> anyhow::Result<Certificate> {
             let own = certificate(file)?;
             authority::check(&own, Some(&ca), SystemClock.now()).with_context(|| file.display().to_string())?;
             Signer::from_file(key, &own)?;
+            if !own.ocsp_nocheck {
+                writeln!(out, "{}: {}", file.display(), authority::WITHOUT_NOCHECK)?;
+            }
         }
         _ if init.crl_only => {}
         _ if init.ca_key.is_none() => bail!(

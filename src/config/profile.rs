@@ -130,6 +130,8 @@ pub struct Policy {
     pub max_age_uncertain: Duration,
     /// What is said of serials that were not issued.
     pub not_issued: NotIssued,
+    /// Whether the certificate of a delegate must carry id-pkix-ocsp-nocheck (BR-18).
+    pub requires_nocheck: bool,
     /// Whether certificates may be on hold.
     pub hold: Hold,
     /// The reasons that may be published; any other is published as none.
@@ -164,6 +166,7 @@ const PRIVATE: Policy = Policy {
     max_age: MINUTE,
     max_age_uncertain: MINUTE,
     not_issued: NotIssued::Unauthorized,
+    requires_nocheck: false,
     hold: Hold::Allowed,
     reasons: &Reason::ALL,
     archive_cutoff: true,
@@ -193,8 +196,10 @@ const TLS_BR: Policy = Policy {
     // BR-09 sets 8 h; re-signing at half-life keeps BR-10 up to 7 days (DES-01).
     ocsp_lifetime_limits: (HOUR.saturating_mul(8), DAY.saturating_mul(7)),
     max_age: HOUR,
-    max_age_uncertain: MINUTE.saturating_mul(5),
+    // There is no hold, and what is not known is never kept longer.
+    max_age_uncertain: MINUTE,
     not_issued: NotIssued::Unauthorized,
+    requires_nocheck: true,
     hold: Hold::Refused,
     // CRL-42.
     reasons: &[

@@ -60,7 +60,7 @@ fn profiles_set_what_is_left_open() {
     let config = sample("two-issuers.toml");
     let tls = config.issuer("tls").unwrap();
     assert_eq!((tls.ocsp.lifetime, tls.ocsp.max_age), (48 * HOUR, HOUR));
-    assert_eq!(tls.ocsp.max_age_uncertain.as_secs(), 300);
+    assert_eq!(tls.ocsp.max_age_uncertain.as_secs(), 60);
     assert_eq!((tls.hold, tls.ocsp.not_issued), (Hold::Refused, NotIssued::Unauthorized));
     let national = config.issuer("signatures_2026").unwrap();
     assert_eq!((national.hold, national.ocsp.not_issued), (Hold::Allowed, NotIssued::Unknown));

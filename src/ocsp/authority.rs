@@ -8,7 +8,7 @@ use super::cache::Signed;
 use super::live::{Live, LiveRate};
 use super::refresh::Presign;
 use super::request::Request;
-use super::requestor::Requestors;
+use super::requestor::{RequestorError, Requestors};
 use super::response::{self, CertStatus, Failure, ResponderId, ResponseData, Template};
 use crate::index::{Index, Record};
 use crate::pki::hash::sha256;
@@ -16,6 +16,7 @@ use crate::pki::{Certificate, Issuer, Reason, Revocation, Serial, Status, TOLERA
 use crate::sign::Signer;
 use crate::sign::verify::{self, VerifyError};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -94,6 +95,8 @@ pub struct Policy {
     pub live_rate: LiveRate,
     /// Which answers are signed anew before anybody asks for them.
     pub presign: Presign,
+    /// Whether a delegate must carry id-pkix-ocsp-nocheck (BR-18).
+    pub requires_nocheck: bool,
 }
 
 impl Policy {
@@ -132,9 +135,15 @@ impl Default for Policy {
             end_of_life: false,
             live_rate: LiveRate::default(),
             presign: Presign::default(),
+            requires_nocheck: false,
         }
     }
 }
+
+/// What it means that a delegate's certificate lacks id-pkix-ocsp-nocheck (OCSP-54), and what to do.
+pub const WITHOUT_NOCHECK: &str = "the OCSP certificate lacks id-pkix-ocsp-nocheck (RFC 6960 4.2.2.2.1), so that clients \
+                                   look for its own status first, and some refuse its responses: have the CA issue one \
+                                   that has it";
 
 /// Answers about serials that were never issued live no longer than this (promise 1).
 const ABSENT_LIFETIME: Duration = Duration::from_secs(60);
@@ -168,6 +177,12 @@ pub enum DelegateError {
          clients refuse its responses; have the CA issue one that has it"
     )]
     NotForOcsp(String),
+    /// No id-pkix-ocsp-nocheck, where it must be there.
+    #[error(
+        "the OCSP certificate of \"{0}\" lacks id-pkix-ocsp-nocheck (RFC 6960 4.2.2.2.1), which CAs for TLS must give it \
+         (profile tls-br; Baseline Requirements 7.1.2.8); have the CA issue one that has it"
+    )]
+    NoCheck(String),
     /// Another CA's.
     #[error(
         "the OCSP certificate of \"{subject}\" was not issued by \"{ca}\" ({source}); a delegate must be issued by the \
@@ -190,7 +205,7 @@ pub struct Credential {
     pub(super) id: u32,
     pub(super) signer: Arc<Signer>,
     /// The delegate's; `None` when the CA signs itself.
-    delegate: Option<Certificate>,
+    pub(super) delegate: Option<Certificate>,
 }
 
 impl Credential {
@@ -212,6 +227,20 @@ pub(super) struct Key {
     pub(super) fingerprint: [u8; 8],
     not_before: Time,
     not_after: Time,
+    delegate: Option<Certificate>,
+    /// The CA has revoked the delegate, as far as was last looked.
+    is_revoked: AtomicBool,
+}
+
+/// The keys of an issuer, for whoever looks after them.
+#[derive(Debug)]
+pub struct Signers<'a> {
+    /// The issuer's name.
+    pub issuer: &'a str,
+    /// The last second at which anything can be signed with the credentials there are.
+    pub until: Time,
+    /// Delegates that the CA has revoked or put on hold, whose keys do not sign.
+    pub revoked: Vec<&'a Certificate>,
 }
 
 /// OCSP-58: a new delegate begins to sign this long after its notBefore, so that clients whose clocks are
@@ -220,7 +249,11 @@ const SEASONING: Duration = Duration::from_secs(300);
 
 impl Key {
     fn is_valid_at(&self, now: Time) -> bool {
-        self.not_before <= now && now <= self.not_after
+        self.not_before <= now && now <= self.not_after && !self.is_revoked()
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.is_revoked.load(Ordering::Relaxed)
     }
 
     /// Past its first minutes, and with time left for a whole answer.
@@ -306,12 +339,20 @@ impl Authority {
                 Err(expired @ DelegateError::Expired { .. }) => lapsed = lapsed.or(Some(expired)),
                 checked => checked?,
             }
+            if let Some(delegate) = delegate.as_ref().filter(|delegate| !delegate.ocsp_nocheck) {
+                let subject = delegate.subject_text();
+                if policy.requires_nocheck {
+                    return Err(DelegateError::NoCheck(subject.to_owned()));
+                }
+                tracing::warn!(subject, "{WITHOUT_NOCHECK}");
+            }
             let template = Template::new(certificate, signer.algorithm(), policy.responder_id, delegate.is_some());
             let (not_before, not_after) = (certificate.not_before(), certificate.not_after().min(ca.not_after()));
             let frame = ResponseData { produced_at: Time::default(), singles: &[], extensions: &[] };
             let mut fingerprint = [0; 8];
             fingerprint.copy_from_slice(&sha256(&template.respond(&frame, &[]))[..8]);
-            keys.push(Key { id, signer, template, fingerprint, not_before, not_after });
+            let is_revoked = AtomicBool::new(false);
+            keys.push(Key { id, signer, template, fingerprint, not_before, not_after, delegate, is_revoked });
         }
         if let Some(expired) = lapsed.filter(|_| !keys.iter().any(|key| key.is_valid_at(now))) {
             return Err(expired);
@@ -321,7 +362,20 @@ impl Authority {
             _ => Vec::new(),
         };
         let live = Live::new(policy.live_rate);
-        Ok(Self { issuer, index, policy, live, keys, extensions, since: now, requestors: None })
+        let authority = Self { issuer, index, policy, live, keys, extensions, since: now, requestors: None };
+        authority.look_after_signers();
+        Ok(authority)
+    }
+
+    /// Looks up whether the CA has revoked its delegates: such a key signs no more, unless a hold is lifted (OCSP-56).
+    pub(super) fn look_after_signers(&self) -> Signers<'_> {
+        let mut revoked = Vec::new();
+        for key in &self.keys {
+            let found = key.delegate.as_ref().filter(|delegate| self.has_revoked(delegate));
+            key.is_revoked.store(found.is_some(), Ordering::Relaxed);
+            revoked.extend(found);
+        }
+        Signers { issuer: self.name(), until: self.not_after(), revoked }
     }
 
     /// The same, answering only requests that one of `requestors` has signed.
@@ -337,10 +391,18 @@ impl Authority {
 
     /// Lets `request` in: sigRequired for one without a signature, unauthorized for one that nobody who may
     /// has signed (OCSP-25, OCSP-26). Where everybody may ask, signatures are passed over (OCSP-17).
-    pub(super) fn admit(&self, request: &Request<'_>, now: Time) -> Result<(), Failure> {
+    pub(super) fn admit(
+        &self,
+        request: &Request<'_>,
+        now: Time,
+        may_spend: impl FnMut() -> bool,
+    ) -> Result<(), Failure> {
         let Some(requestors) = &self.requestors else { return Ok(()) };
         let signature = request.signature.as_ref().ok_or(Failure::SigRequired)?;
-        requestors.check(signature, now, |signer| self.has_revoked(signer)).map_err(|_| Failure::Unauthorized)
+        requestors.check(signature, now, |signer| self.has_revoked(signer), may_spend).map_err(|error| match error {
+            RequestorError::NotTrusted | RequestorError::Signature => Failure::Unauthorized,
+            RequestorError::Overloaded => Failure::TryLater,
+        })
     }
 
     /// Whether this issuer issued `certificate` and has revoked it since.
@@ -372,7 +434,7 @@ impl Authority {
     /// The last second at which anything can be signed with the credentials there are.
     #[must_use]
     pub fn not_after(&self) -> Time {
-        self.keys.iter().map(|key| key.not_after).max().unwrap_or_default()
+        self.keys.iter().filter(|key| !key.is_revoked()).map(|key| key.not_after).max().unwrap_or_default()
     }
 
     /// The issuer's name.
@@ -653,12 +715,6 @@ pub fn check(certificate: &Certificate, ca: Option<&Certificate>, now: Time) -> 
     let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
     if now < not_before || not_after < now {
         return Err(DelegateError::Expired { subject: subject(), not_before, not_after });
-    }
-    if ca.is_some() && !certificate.ocsp_nocheck {
-        tracing::warn!(
-            subject = certificate.subject_text(),
-            "the OCSP certificate lacks id-pkix-ocsp-nocheck: clients may ask for its own status (RFC 6960 4.2.2.2.1)"
-        );
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ pub mod request;
 mod requestor;
 pub mod response;
 
-pub use authority::{Authority, Credential, DelegateError, NoncePolicy, NotIssued, NotYetValid, Policy};
+pub use authority::{Authority, Credential, DelegateError, NoncePolicy, NotIssued, NotYetValid, Policy, Signers};
 pub use live::{Client, LiveRate, neighbourhood};
 pub use refresh::Presign;
 pub use requestor::{RequestorError, Requestors};
@@ -127,9 +127,10 @@ impl Responder {
         Self { authorities, by_key_hash, cache, absent, flights: Flights::default(), limits, clock, metrics }
     }
 
-    /// For each issuer the last second at which anything can be signed with the credentials there are.
-    pub fn signers_until(&self) -> impl Iterator<Item = (&str, Time)> {
-        self.authorities.iter().map(|authority| (authority.name(), authority.not_after()))
+    /// Looks up which delegates their CAs have revoked since, so that their keys sign no more, and tells how long
+    /// each issuer's keys can sign.
+    pub fn look_after_signers(&self) -> impl Iterator<Item = Signers<'_>> {
+        self.authorities.iter().map(Authority::look_after_signers)
     }
 
     /// Answers one request of `client`. `issuer`, if given, is the name in the path: nobody else is
@@ -176,7 +177,7 @@ impl Responder {
         let request = request::parse(bytes, self.limits).map_err(|_| Failure::MalformedRequest)?;
         let authority = self.authority_for(issuer, &request)?;
         let now = self.clock.now();
-        authority.admit(&request, now)?;
+        authority.admit(&request, now, || self.may_spend(authority, client))?;
         let mut answered = self.answer_admitted(client, authority, &request, now).await?;
         if authority.is_closed() {
             answered.reply.caching = Caching::NoStore;
@@ -262,7 +263,7 @@ impl Responder {
         }
     }
 
-    /// Takes one signature out of the budgets for those that serve one request alone (SEC-01).
+    /// Takes one signature out of the budgets for those that are made or verified for one request alone (SEC-01).
     fn may_spend(&self, authority: &Authority, client: Client) -> bool {
         let taken = authority.live.take(client);
         match taken {
@@ -316,9 +317,22 @@ impl Responder {
         if let Some(kept) = cache.peek(&place).filter(|kept| fit(kept, asked) == Fit::Fresh) {
             return Ok(kept);
         }
+        if origin == Origin::Asked && self.is_one_form_more(&place) && !self.may_spend(asked.authority, client) {
+            return Err(Failure::TryLater);
+        }
         let signed = self.sign_alone(client, asked).await?;
         cache.insert(&place, &signed, origin);
         Ok(signed)
+    }
+
+    /// Each form of a CertID has its answer, so that who knows a serial could have it signed in all of them. Those
+    /// that clients use are free, and one more, whichever somebody's clients need (SEC-01).
+    fn is_one_form_more(&self, place: &Key) -> bool {
+        let usual = refresh::HASHES.map(hash_number);
+        let forms = (0..=u8::MAX).take(HashAlgorithm::ALL.len() * 2).filter(|form| !usual.contains(&(form >> 1)));
+        let kept = |form: &u8| self.cache.peek(&Key { algorithm: *form, ..*place }).is_some();
+        !usual.contains(&(place.algorithm >> 1))
+            && forms.filter(|form| *form != place.algorithm).any(|form| kept(&form))
     }
 
     async fn sign_alone(&self, client: Client, asked: &Asked<'_>) -> Result<Signed, Failure> {

@@ -11,7 +11,7 @@
 
 use super::cache::{Key, Origin, Signed};
 use super::{Asked, Authority, Client, Fit, Responder, SigningKey, fit, hash_number, request};
-use crate::der::{self, tag};
+use crate::der::tag;
 use crate::metrics::Presigned;
 use crate::pki::{HashAlgorithm, Time};
 use std::sync::Arc;
@@ -46,7 +46,8 @@ const BATCH: u32 = 16;
 /// Octets for the answers about one certificate under both hashes, while a generation of them replaces
 /// the other; see the cache.
 const ROOM: u64 = 500;
-const HASHES: [HashAlgorithm; 2] = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
+/// Those under which clients ask.
+pub(super) const HASHES: [HashAlgorithm; 2] = [HashAlgorithm::Sha1, HashAlgorithm::Sha256];
 
 /// Keeps the answers of the present one of `responders` signed until `stop` becomes true.
 pub async fn run(mut responders: watch::Receiver<Arc<Responder>>, mut stop: watch::Receiver<bool>) {
@@ -218,13 +219,8 @@ impl Responder {
 /// The CertID that belongs to `key`: the inverse of how a key is made from one.
 fn cert_id(authority: &Authority, key: &Key) -> Option<Vec<u8>> {
     let hashes = authority.issuer.hashes(*HashAlgorithm::ALL.get(usize::from(key.algorithm >> 1))?);
-    if key.algorithm & 1 == 1 {
-        return Some(request::encode_cert_id(&hashes, key.serial.as_bytes()));
-    }
-    let algorithm = der::element(tag::SEQUENCE, &[hashes.algorithm.oid()]);
-    let octets = |value: &[u8]| der::element(tag::OCTET_STRING, &[value]);
-    let serial = der::element(tag::INTEGER, &[key.serial.as_bytes()]);
-    Some(der::element(tag::SEQUENCE, &[&algorithm, &octets(&hashes.name), &octets(&hashes.key), &serial]))
+    let parameters: &[u8] = if key.algorithm & 1 == 1 { &[tag::NULL, 0] } else { &[] };
+    Some(request::cert_id_with(&hashes, parameters, key.serial.as_bytes()))
 }
 
 /// So many a second.

@@ -6,6 +6,7 @@
 
 use crate::der::{self, Error, Reader, tag};
 use crate::pki::HashAlgorithm;
+use crate::pki::issuer::IssuerHashes;
 
 /// How much a request may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,7 @@ pub struct CertId<'a> {
 
 /// OBJECT IDENTIFIERs of request extensions, in DER (ALG-31).
 mod oid {
-    pub(super) const NONCE: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2];
+    pub(super) use super::super::response::NONCE;
     pub(super) const ACCEPTABLE_RESPONSES: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 4];
     pub(super) const PREFERRED_ALGORITHMS: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 8];
 }
@@ -262,8 +263,13 @@ pub fn encode(cert_id: &[u8], nonce: Option<&[u8]>) -> Vec<u8> {
 
 /// Encodes the CertID of a serial under an issuer's hashes, with a NULL parameter, as most clients do (OCSP-06).
 #[must_use]
-pub fn encode_cert_id(hashes: &crate::pki::issuer::IssuerHashes, serial: &[u8]) -> Vec<u8> {
-    let algorithm = der::element(tag::SEQUENCE, &[hashes.algorithm.oid(), &[tag::NULL, 0]]);
+pub fn encode_cert_id(hashes: &IssuerHashes, serial: &[u8]) -> Vec<u8> {
+    cert_id_with(hashes, &[tag::NULL, 0], serial)
+}
+
+/// The same with these parameters of the hash algorithm, NULL or nothing.
+pub(super) fn cert_id_with(hashes: &IssuerHashes, parameters: &[u8], serial: &[u8]) -> Vec<u8> {
+    let algorithm = der::element(tag::SEQUENCE, &[hashes.algorithm.oid(), parameters]);
     let name = der::element(tag::OCTET_STRING, &[&hashes.name]);
     let key = der::element(tag::OCTET_STRING, &[&hashes.key]);
     der::element(tag::SEQUENCE, &[&algorithm, &name, &key, &der::element(tag::INTEGER, &[serial])])
@@ -273,7 +279,6 @@ pub fn encode_cert_id(hashes: &crate::pki::issuer::IssuerHashes, serial: &[u8]) 
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
-    use crate::pki::issuer::IssuerHashes;
 
     fn cert_id(serial: &[u8]) -> Vec<u8> {
         let hashes = IssuerHashes { algorithm: HashAlgorithm::Sha1, name: vec![0xaa; 20], key: vec![0xbb; 20] };

@@ -5,7 +5,8 @@
 //! 4.1.2, OCSP-16). requestorName is not looked at: the certificate says who it is.
 //!
 //! Invariant: the work is bounded whatever the request carries (SEC-02): [`MOST_CERTIFICATES`] of its
-//! certificates are read, and a signature is verified only with a key that is trusted.
+//! certificates are read, a signature is verified only with a key that is trusted, and all but [`FREE`] of
+//! these verifications are paid for (SEC-01).
 
 use super::request::Signature;
 use crate::der::{Reader, tag};
@@ -15,6 +16,9 @@ use thiserror::Error;
 
 /// How many of the certificates in a request are looked at: the signer's and a chain above it.
 const MOST_CERTIFICATES: usize = 4;
+
+/// Verifications that cost nothing: of the requestor's certificate and of its request.
+const FREE: usize = 2;
 
 /// Why a signature does not open the door.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
@@ -26,6 +30,9 @@ pub enum RequestorError {
     /// Such a certificate came along, and its key did not make the signature.
     #[error("the signature of the request does not match its certificate")]
     Signature,
+    /// Finding out takes more verifications than may be spent now.
+    #[error("too many signatures of requests are being verified")]
+    Overloaded,
 }
 
 /// The certificates whose holders may ask, and of the authorities whose subscribers may.
@@ -42,7 +49,8 @@ impl Requestors {
     }
 
     /// Whether a signature was made by somebody trusted, at `now`. `revoked` is asked about a certificate
-    /// that a trusted CA issued; what it does not know counts as not revoked.
+    /// that a trusted CA issued; what it does not know counts as not revoked. `may_spend` is asked before each
+    /// verification beyond the first two, as somebody needs who is trusted and sends no certificate along.
     ///
     /// # Errors
     /// [`RequestorError`].
@@ -51,13 +59,21 @@ impl Requestors {
         signature: &Signature<'_>,
         now: Time,
         revoked: impl Fn(&Certificate) -> bool,
+        mut may_spend: impl FnMut() -> bool,
     ) -> Result<(), RequestorError> {
+        let mut free = FREE;
+        let mut pay = || {
+            let is_free = free > 0;
+            free = free.saturating_sub(1);
+            if is_free || may_spend() { Ok(()) } else { Err(RequestorError::Overloaded) }
+        };
         let mut refused = RequestorError::NotTrusted;
         let mut certificates = Reader::new(signature.certificates);
         for _ in 0..MOST_CERTIFICATES {
             let Ok(element) = certificates.element(tag::SEQUENCE) else { break };
             let Ok(signer) = Certificate::from_der(element.raw) else { continue };
-            if self.trusts(&signer, now) && !revoked(&signer) {
+            if !revoked(&signer) && self.trusts(&signer, now, &mut pay)? {
+                pay()?;
                 if has_signed(&signer, signature) {
                     return Ok(());
                 }
@@ -65,18 +81,35 @@ impl Requestors {
             }
         }
         // certs is optional: a requestor whose own certificate is trusted need not send it.
-        let valid = |trusted: &&Certificate| is_valid(trusted, now) && !revoked(trusted);
-        if self.trusted.iter().filter(valid).any(|trusted| has_signed(trusted, signature)) {
-            return Ok(());
+        for trusted in self.trusted.iter().filter(|trusted| is_valid(trusted, now) && !revoked(trusted)) {
+            pay()?;
+            if has_signed(trusted, signature) {
+                return Ok(());
+            }
         }
         Err(refused)
     }
 
-    fn trusts(&self, signer: &Certificate, now: Time) -> bool {
-        let issued = |ca: &Certificate| ca.is_ca && is_valid(ca, now) && verify::issued_by(signer, ca).is_ok();
-        is_valid(signer, now)
-            && signer.may_sign_data()
-            && self.trusted.iter().any(|trusted| trusted.der() == signer.der() || issued(trusted))
+    fn trusts(
+        &self,
+        signer: &Certificate,
+        now: Time,
+        mut pay: impl FnMut() -> Result<(), RequestorError>,
+    ) -> Result<bool, RequestorError> {
+        if !is_valid(signer, now) || !signer.may_sign_data() {
+            return Ok(false);
+        }
+        if self.trusted.iter().any(|trusted| trusted.der() == signer.der()) {
+            return Ok(true);
+        }
+        let above = |ca: &&Certificate| ca.is_ca && is_valid(ca, now) && ca.subject() == signer.issuer();
+        for ca in self.trusted.iter().filter(above) {
+            pay()?;
+            if verify::issued_by(signer, ca).is_ok() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -154,7 +187,8 @@ mod tests {
     fn check(trusted: &[&Person], request: &[u8], now: Time) -> Result<(), RequestorError> {
         let requestors = Requestors::new(trusted.iter().map(|person| person.certificate.clone()).collect());
         let request = parse(request, Limits::default()).unwrap();
-        requestors.check(&request.signature.unwrap(), now, |certificate| certificate.subject_text().contains("revoked"))
+        let revoked = |certificate: &Certificate| certificate.subject_text().contains("revoked");
+        requestors.check(&request.signature.unwrap(), now, revoked, || true)
     }
 
     #[test]
@@ -200,7 +234,7 @@ mod tests {
         let opens = |bytes: &[u8]| {
             let request = parse(bytes, Limits::default()).ok();
             let signature = request.and_then(|request| request.signature);
-            signature.is_some_and(|signature| requestors.check(&signature, NOW, |_| false).is_ok())
+            signature.is_some_and(|signature| requestors.check(&signature, NOW, |_| false, || true).is_ok())
         };
         assert!(opens(&whole));
         for at in 0..whole.len() {
@@ -234,5 +268,36 @@ mod tests {
         assert_eq!(check(&[&ca], &requestor.request(&[own, own, own, last]), NOW), Ok(()));
         let late = requestor.request(&[own, own, own, own, last]);
         assert!(check(&[&ca], &late, NOW).is_err());
+    }
+
+    #[test]
+    fn sec_01_verifying_for_a_stranger_is_paid_for_and_for_who_sends_a_certificate_it_is_free() {
+        let ca = Person::new("CA", None);
+        let all: Vec<_> = (0..5).map(|_| Person::new("requestor", Some(&ca))).collect();
+        let trusted = std::iter::once(&ca).chain(&all).map(|person| person.certificate.clone()).collect();
+        let requestors = Requestors::new(trusted);
+        let paid = |request: &[u8], budget: usize| {
+            let (request, mut spent) = (parse(request, Limits::default()).unwrap(), 0);
+            let checked = requestors.check(
+                &request.signature.unwrap(),
+                NOW,
+                |_| false,
+                || {
+                    spent += 1;
+                    spent <= budget
+                },
+            );
+            (checked, spent)
+        };
+        let stranger = Person::new("stranger", None);
+        let (last, other) = (&all[4], Person::new("requestor", Some(&ca)));
+        for known in [last, &other] {
+            assert_eq!(paid(&known.request(&[&known.certificate]), 0), (Ok(()), 0));
+        }
+        assert_eq!(paid(&last.request(&[]), 9), (Ok(()), 4));
+        assert_eq!(paid(&stranger.request(&[]), 9), (Err(RequestorError::NotTrusted), 4));
+        assert_eq!(paid(&stranger.request(&[]), 1), (Err(RequestorError::Overloaded), 2));
+        let copies = [&last.certificate; 4];
+        assert_eq!(paid(&stranger.request(&copies), 0), (Err(RequestorError::Overloaded), 1));
     }
 }

@@ -8,6 +8,7 @@
 //! (OCSP-71).
 
 use crate::der::{self, Error, Reader, tag};
+use crate::pki::list::oid::INVALIDITY_DATE;
 use crate::pki::{Certificate, HashAlgorithm, Reason, Revocation, Time};
 
 /// The responses that carry nothing but an error: constant, unsigned (OCSP-27).
@@ -102,7 +103,7 @@ const TIME_LEN: usize = 17;
 /// id-pkix-ocsp-basic.
 const BASIC: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
 /// id-pkix-ocsp-nonce.
-const NONCE: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2];
+pub(super) const NONCE: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2];
 
 /// id-pkix-ocsp-crl.
 const CRL_ID: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 3];
@@ -110,8 +111,6 @@ const CRL_ID: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 3];
 const ARCHIVE_CUTOFF: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 6];
 /// id-pkix-ocsp-extended-revoke.
 const EXTENDED_REVOKE: &[u8] = &[6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 9];
-/// id-ce-invalidityDate.
-const INVALIDITY_DATE: &[u8] = &[6, 3, 0x55, 0x1d, 0x18];
 /// certHash of Common PKI (ALG-34).
 const CERT_HASH: &[u8] = &[6, 5, 0x2b, 0x24, 8, 3, 0x0d];
 

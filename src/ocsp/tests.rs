@@ -448,6 +448,21 @@ async fn ocsp_56_a_delegate_that_clients_would_refuse_is_refused_at_the_start() 
 }
 
 #[tokio::test]
+async fn br_18_a_delegate_without_nocheck_is_refused_where_nocheck_is_required() {
+    let ca = Ca::new("one");
+    let (issuer, index) = (Arc::clone(&ca.issuer), Arc::clone(&ca.index));
+    let strict = Policy { requires_nocheck: true, ..policy() };
+    let refused = Authority::new(issuer, index, vec![ca.credential(0, &ca.delegate)], strict.clone(), NOW);
+    assert!(matches!(refused, Err(DelegateError::NoCheck(_))));
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/pki");
+    let read = |name| Certificate::from_file_bytes(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+    let (certificate, delegate) = (read("ca-p256.pem"), read("ocsp-p256.pem"));
+    let issuer = Arc::new(Issuer { name: "nocheck".parse().unwrap(), certificate });
+    let now = delegate.not_before();
+    Authority::new(issuer, Arc::clone(&ca.index), vec![ca.credential(0, &delegate)], strict, now).unwrap();
+}
+
+#[tokio::test]
 async fn any_octet_changed_in_a_request_still_gets_a_well_formed_response() {
     let ca = Ca::new("one");
     let (responder, _) = responder(&[&ca], policy());
@@ -667,6 +682,44 @@ async fn ocsp_58_the_next_delegate_takes_over_when_its_time_has_come_and_cached_
         signers.iter().map(|signer| *signer == old).collect::<Vec<_>>(),
         [true, true, true, true, false, false, false, false]
     );
+}
+
+#[tokio::test]
+async fn ocsp_56_a_delegate_that_its_ca_has_revoked_signs_no_more_and_nothing_that_it_signed_is_given() {
+    let ca = Ca::new("one");
+    let made = |credentials: Vec<Credential>| {
+        let (issuer, index) = (Arc::clone(&ca.issuer), Arc::clone(&ca.index));
+        let authority = Authority::new(issuer, index, credentials, policy(), NOW).unwrap();
+        let clock = Arc::new(ManualClock::new(NOW));
+        Responder::new(vec![authority], 1 << 20, Limits::default(), clock, Metrics::new())
+    };
+    let ed25519 = another(&ca, 2, &rcgen::PKCS_ED25519, -DAY, DAY);
+    let second = ed25519.delegate.clone().unwrap();
+    let running = made(vec![ca.credential(1, &ca.delegate), ed25519]);
+    let mut signers = Vec::new();
+    let first = ca.delegate.serial();
+    let held = revoked(Reason::CertificateHold);
+    for status in [Status::Good, held, Status::Good, held] {
+        ca.index.apply(&[(first, record(status, NOW.unix() - 5))]);
+        let looked = running.look_after_signers().next().unwrap();
+        assert_eq!(looked.revoked.len(), usize::from(status != Status::Good));
+        assert!(looked.until > NOW);
+        for _ in ["signed", "from the cache"] {
+            let said = reply(&running, &ca, serial(1)).await;
+            check(&said.body, &ca.cert_id(serial(1)), None, &ca.issuer.certificate, NOW).unwrap();
+            signers.push(basic(&said).algorithm.len());
+        }
+    }
+    let (ecdsa, ed25519) = (signers[0], signers[2]);
+    assert_ne!(ecdsa, ed25519);
+    assert_eq!(signers, [ecdsa, ecdsa, ed25519, ed25519, ecdsa, ecdsa, ed25519, ed25519]);
+    // As a restart finds it, and then none is left.
+    let restarted = made(vec![ca.credential(3, &ca.delegate)]);
+    assert!(failed_with(ask(&restarted, &ca, serial(1), NOW).await, Failure::TryLater));
+    ca.index.apply(&[(second.serial(), record(revoked(Reason::KeyCompromise), NOW.unix() - 5))]);
+    let looked = running.look_after_signers().next().unwrap();
+    assert!(looked.revoked.len() == 2 && looked.until < NOW);
+    assert!(failed_with(ask(&running, &ca, serial(1), NOW).await, Failure::TryLater));
 }
 
 #[tokio::test]

@@ -203,9 +203,9 @@ impl<'a> List<'a> {
         };
         let signed_algorithm = fields.element(tag::SEQUENCE)?.raw;
         let issuer = fields.element(tag::SEQUENCE)?.raw;
-        let this_update = time(fields.any()?)?;
+        let this_update = Time::read(&mut fields)?;
         let is_time = matches!(fields.peek(), Some(tag::UTC_TIME | tag::GENERALIZED_TIME));
-        let next_update = if is_time { Some(time(fields.any()?)?) } else { None };
+        let next_update = if is_time { Some(Time::read(&mut fields)?) } else { None };
         let entries = fields.optional(tag::SEQUENCE)?.unwrap_or_default();
         let mut list = Self {
             tbs: tbs.raw,
@@ -252,8 +252,8 @@ impl<'a> List<'a> {
                 self.distribution = Some(distribution(value)?);
             }
             oid::ACCESS => self.ca_issuers = access(value)?,
-            oid::EXPIRED => self.expired_since = Some(time(Reader::new(value).any()?)?),
-            oid::NEXT_PUBLISH => self.next_publish = Some(time(Reader::new(value).any()?)?),
+            oid::EXPIRED => self.expired_since = Some(Time::read(&mut Reader::new(value))?),
+            oid::NEXT_PUBLISH => self.next_publish = Some(Time::read(&mut Reader::new(value))?),
             _ => {}
         }
         Ok(())
@@ -345,7 +345,7 @@ fn entry<'a>(rest: &mut Reader<'a>) -> Result<Entry<'a>, ForeignError> {
     let element = rest.element(tag::SEQUENCE)?;
     let mut fields = Reader::new(element.value);
     let serial = Serial::from_content(fields.integer()?)?;
-    let at = time(fields.any()?)?;
+    let at = Time::read(&mut fields)?;
     let mut entry = Entry { serial, at, reason: None, invalidity_date: None, is_foreign: false, raw: element.raw };
     if let Some(extensions) = fields.optional(tag::SEQUENCE)? {
         let mut all = Reader::new(extensions);
@@ -354,7 +354,7 @@ fn entry<'a>(rest: &mut Reader<'a>) -> Result<Entry<'a>, ForeignError> {
             match (oid, value) {
                 (oid::REASON, [tag::ENUMERATED, 1, reason]) => entry.reason = Some(*reason),
                 (oid::REASON, _) => return Err(der::Error::Value.into()),
-                (oid::INVALIDITY_DATE, value) => entry.invalidity_date = Some(time(Reader::new(value).any()?)?),
+                (oid::INVALIDITY_DATE, value) => entry.invalidity_date = Some(Time::read(&mut Reader::new(value))?),
                 (oid::CERTIFICATE_ISSUER, _) => entry.is_foreign = true,
                 _ => {}
             }
@@ -371,15 +371,6 @@ fn extension<'a>(all: &mut Reader<'a>) -> Result<Extension<'a>, der::Error> {
     let value = fields.value(tag::OCTET_STRING)?;
     fields.finish()?;
     Ok(Extension { oid, critical, value })
-}
-
-fn time(element: der::Element<'_>) -> Result<Time, der::Error> {
-    let time = match element.tag {
-        tag::UTC_TIME => Time::from_utc_time(element.value),
-        tag::GENERALIZED_TIME => Time::from_generalized(element.value),
-        _ => None,
-    };
-    time.ok_or(der::Error::Value)
 }
 
 fn number(value: &[u8]) -> Result<Number, ForeignError> {

@@ -28,11 +28,7 @@ fn checked(reply: &Reply, cert_id: &[u8], ca: &Certificate) -> Verified {
 
 /// A CertID without the NULL.
 fn without_null(ca: &Ca, hash: HashAlgorithm, serial: Serial) -> Vec<u8> {
-    let hashes = ca.issuer.hashes(hash);
-    let octets = |value: &[u8]| element(tag::OCTET_STRING, &[value]);
-    let algorithm = element(tag::SEQUENCE, &[hash.oid()]);
-    let serial = element(tag::INTEGER, &[serial.as_bytes()]);
-    element(tag::SEQUENCE, &[&algorithm, &octets(&hashes.name), &octets(&hashes.key), &serial])
+    request::cert_id_with(&ca.issuer.hashes(hash), &[], serial.as_bytes())
 }
 
 /// An authority of the test PKI, whose keys are slow ones too.
@@ -344,4 +340,26 @@ async fn sec_01_under_a_revoked_ca_serials_of_nobody_are_paid_for_and_kept_apart
         assert!(max_age <= 60, "promise 1: {max_age}");
     }
     assert_eq!(rich.cache.size().0, 0, "SEC-14");
+}
+
+#[tokio::test]
+async fn sec_01_one_certificate_in_all_forms_that_a_cert_id_can_have_is_paid_for() {
+    let ca = Ca::new("one");
+    let (responder, clock) = responder(&[&ca], Policy { live_rate: LiveRate { issuer: 0, client: 0 }, ..policy() });
+    let later = NOW + policy().lifetime;
+    for now in [NOW, later] {
+        clock.set(now);
+        ca.index.vouch(now);
+        for _ in 0..2 {
+            for hash in HashAlgorithm::ALL.into_iter().rev() {
+                let hashes = ca.issuer.hashes(hash);
+                for cert_id in [encode_cert_id(&hashes, serial(1).as_bytes()), without_null(&ca, hash, serial(1))] {
+                    responder.answer(Client::LOCAL, None, &encode(&cert_id, None)).await;
+                }
+            }
+        }
+        // SHA-1 and SHA-256 with and without NULL, and one form that others seldom use.
+        let made = responder.metrics.signatures.get(Purpose::Ocsp);
+        assert_eq!(made, if now == NOW { 5 } else { 10 });
+    }
 }
