@@ -12,6 +12,7 @@
 //! Invariant: nothing is said to be ready before the first load is done. Stopping goes from the outside
 //! in: unready, no new connections, answers under way finished, lists, feed, state (architecture: HTTP).
 
+mod check;
 mod clock;
 mod commands;
 mod leases;
@@ -19,12 +20,13 @@ mod lists;
 mod snapshot;
 mod sources;
 
+pub use check::check;
 pub use leases::this_node;
 pub use sources::source_of;
 
 use crate::config::{self, Config, OcspSigner};
 use crate::crl::Shelf;
-use crate::db::{self, DbError};
+use crate::db::{self, DbError, Place};
 use crate::feed::{Desk, Fed, Feed, Pace};
 use crate::health::{Component, Health};
 use crate::http::admin::Admin;
@@ -38,7 +40,7 @@ use crate::ocsp::{
     ResponderId, Signers, refresh,
 };
 use crate::pki::{Certificate, Clock, ClockGuard, GuardedClock, Issuer, IssuerName, SystemClock, Time};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{self, Registry, RegistryError};
 use crate::sign::Signer;
 use crate::source::{Position, Source};
 use crate::state::State;
@@ -61,10 +63,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How often it is looked whether the signers' certificates still have time and are not revoked.
-const SIGNER_CHECK: Duration = Duration::from_secs(1);
-/// How long before the last of them ends health says so.
-const SIGNER_WARNING: Duration = Duration::from_secs(7 * 86_400);
+/// How often it is looked whether the signers' certificates still have time and are not revoked, and how large the databases are.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long before the last of them ends health says so; of one that lives less than three times as long, when two
+/// thirds of its life are over.
+const SIGNER_WARNING: Duration = Duration::from_secs(30 * 86_400);
 /// How often it is looked whether everything has become ready.
 const READY_CHECK: Duration = Duration::from_millis(10);
 /// How long to wait before a database that was out of reach at the start is asked again.
@@ -157,7 +160,7 @@ struct Service {
 }
 
 /// Serves until SIGTERM or SIGINT; SIGHUP reads the config again. `on_ready` is called once everything can
-/// be answered.
+/// be answered, but for issuers that have failed beside others that have not.
 ///
 /// # Errors
 /// If anything that the config names cannot be used. Once it serves it goes on, whatever fails, and says
@@ -210,7 +213,8 @@ pub async fn serve(
     let mut outer_tasks = JoinSet::new();
     if let Some(listener) = operators {
         tracing::info!(address = %listener.local_addr()?, "health and metrics");
-        let (admin, wanted) = Admin::new(common.health.clone(), common.metrics.clone());
+        let names = issuers.iter().map(|lasting| lasting.issuer.name.clone()).collect();
+        let (admin, wanted) = Admin::new(common.health.clone(), common.metrics.clone(), names);
         let lines = feeds.iter().map(|feed| (feed.component.clone(), feed.desk.clone())).collect();
         tokio::spawn(obey(wanted, desks, lines, Arc::clone(&common.clock), common.health.clone()));
         let (health, stop) = (common.health.clone(), inside.clone());
@@ -227,7 +231,7 @@ pub async fn serve(
     }
     let (responder, responders) = watch::channel(responder);
     let refresher = refresh::run(responders, inside.clone());
-    inner_tasks.spawn(watched("ocsp:refresher", &common.health, refresher));
+    inner_tasks.spawn(watched("refresher", &common.health, refresher));
     inner_tasks.spawn(watched("clock", &common.health, watch.run(inside.clone())));
     if common.leases.are_any() {
         let place = config.database.place.clone();
@@ -270,6 +274,12 @@ pub async fn serve(
         tracing::error!(%error, "writing the index file failed");
     }
     service.common.state.close().await;
+    if let Place::File(path) = &config.database.place
+        && config.uses_database()
+        && let Err(error) = db::settle(path, &registry::KIND).await
+    {
+        tracing::warn!("{error}; what was written last may stand in the -wal file beside it");
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -277,38 +287,80 @@ pub async fn serve(
 impl Service {
     /// Looks after what is served until a signal says stop.
     async fn run(&mut self, config: &Config, signals: &mut Signals, on_ready: impl FnOnce()) {
-        self.watch_signers();
-        let (mut looking, mut on_ready) = (tokio::time::interval(SIGNER_CHECK), Some(on_ready));
+        self.config_taken(true);
+        self.look(config);
+        let (mut on_ready, mut looking) = (Some(on_ready), tokio::time::interval(LOOK));
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => return,
                 _ = signals.interrupt.recv() => return,
-                () = ready(&self.common.health), if on_ready.is_some() => {
+                () = ready(&self.common.health, &self.issuers), if on_ready.is_some() => {
                     on_ready.take().into_iter().for_each(|tell| tell());
                 }
-                _ = signals.hangup.recv() => match self.reload(&config.file) {
-                    Ok(()) => tracing::info!("the config was read again"),
-                    Err(error) => tracing::error!("the config stays as it was: {error:#}"),
-                },
-                _ = looking.tick() => self.watch_signers(),
+                _ = signals.hangup.recv() => {
+                    let reloaded = self.reload(config);
+                    self.config_taken(reloaded.is_ok());
+                    match reloaded {
+                        Ok(()) => tracing::info!("the config was read again"),
+                        Err(error) => tracing::error!("the config stays as it was: {error:#}"),
+                    }
+                }
+                _ = looking.tick() => self.look(config),
+            }
+        }
+    }
+
+    /// Shows what came of reading the config.
+    fn config_taken(&self, taken: bool) {
+        let Metrics { config_taken, config_taken_at, .. } = &self.common.metrics;
+        config_taken.set(taken.into());
+        if taken {
+            config_taken_at.set(self.common.clock.now().unix());
+        }
+    }
+
+    /// What needs no more than a look now and then.
+    fn look(&self, config: &Config) {
+        self.watch_signers();
+        let database = match &config.database.place {
+            Place::File(path) if config.uses_database() => Some(("issuance", path)),
+            _ => None,
+        };
+        for (database, path) in database.into_iter().chain([("state", &config.state.path)]) {
+            for (file, octets) in db::sizes(path) {
+                self.common.metrics.set_file(database, file, octets);
             }
         }
     }
 
     /// Takes over keys, delegates, what is answered, and the log level. Listeners, databases, the list of
-    /// issuers and the times of CRLs need a restart.
-    fn reload(&mut self, file: &Path) -> anyhow::Result<()> {
-        let config = Config::load(file)?;
+    /// issuers and the times of CRLs need a restart: what of them differs from `started` is named in the log.
+    fn reload(&mut self, started: &Config) -> anyhow::Result<()> {
+        let config = Config::load(&started.file)?;
         let names = config.issuers.iter().map(|issuer| &issuer.name);
         anyhow::ensure!(
             names.eq(self.issuers.iter().map(|lasting| &lasting.issuer.name)),
             "other issuers than before: that needs a restart"
         );
         let (site, responder) = assemble(&config, &self.issuers, &mut self.ids, &self.common)?;
+        let now = self.common.clock.now();
+        let present = self.responder.borrow().clone();
+        for Signers { issuer, signs, from, until, .. } in responder.look_after_signers(now) {
+            let signed = present.look_after_signers(now).any(|was| was.issuer == issuer && was.signs);
+            anyhow::ensure!(
+                signs || !signed,
+                "issuer \"{issuer}\": none of its certificates for OCSP is valid now, the last one from {from} to {until}"
+            );
+        }
         self.logs.set_level(&config.log.level)?;
         self.responder.send_replace(responder);
         self.site.store(Arc::new(site));
         self.watch_signers();
+        let differing = config::show::changed(started, &config);
+        let left: Vec<_> = differing.iter().map(String::as_str).filter(|name| needs_restart(name)).collect();
+        if !left.is_empty() {
+            tracing::warn!("needs a restart: {}", left.join(", "));
+        }
         Ok(())
     }
 
@@ -316,24 +368,42 @@ impl Service {
     /// that may sign (promise 3, SEC-20).
     fn watch_signers(&self) {
         let now = self.common.clock.now();
-        for Signers { issuer, until, revoked } in self.responder.borrow().look_after_signers() {
+        let metrics = &self.common.metrics;
+        for Signers { issuer, signs, from, until, revoked } in self.responder.borrow().look_after_signers(now) {
             let health = self.common.health.component(&format!("ocsp:{issuer}"));
+            let warning = SIGNER_WARNING.min(until.since(from) / 3);
             if let [delegate, ..] = revoked[..] {
                 let (subject, serial) = (delegate.subject_text(), delegate.serial());
                 let told = format!(
                     "the CA has revoked the OCSP certificate of \"{subject}\", {serial}: its key signs no more; put \
                      another into [issuer.ocsp] and send SIGHUP"
                 );
-                if until < now { health.failed(told) } else { health.degraded(told) }
-            } else if until < now {
-                health.failed(format!("the certificate of the last signer ended at {until}"));
-            } else if until < now + SIGNER_WARNING {
+                if signs { health.degraded(told) } else { health.failed(told) }
+            } else if signs && now + warning < until {
+                health.ok();
+            } else if signs {
                 health
                     .degraded(format!("the certificate of the last signer ends at {until}: have the next one issued"));
+            } else if until < now {
+                health.failed(format!("the certificate of the last signer ended at {until}"));
             } else {
-                health.ok();
+                health.failed(format!("the certificate of the last signer is valid from {from} on, not yet"));
             }
+            metrics.set_certificate_end(issuer, "ocsp", until.unix());
         }
+        for Lasting { issuer, .. } in &self.issuers {
+            metrics.set_certificate_end(issuer.name.as_str(), "ca", issuer.certificate.not_after().unix());
+        }
+    }
+}
+
+/// Whether a setting, as `issuer.main.crl.interval`, is not taken over by a reload.
+fn needs_restart(setting: &str) -> bool {
+    let of_issuer = setting.strip_prefix("issuer.").and_then(|setting| setting.split_once('.'));
+    match of_issuer {
+        None => !matches!(setting, "log.level" | "server.limits.ocsp_cache_mib"),
+        Some((_, "ca_revoked_at" | "ca_revoked_reason" | "end_of_life" | "hold" | "crl.max_age")) => false,
+        Some((_, setting)) => !setting.starts_with("ocsp."),
     }
 }
 
@@ -423,8 +493,11 @@ fn start(
     }
 }
 
-async fn ready(health: &Health) {
-    while !health.ready() {
+/// Returns once some of the issuers can be answered for, and of the others it is known that they cannot.
+async fn ready(health: &Health, issuers: &[Lasting]) {
+    let names = || issuers.iter().map(|lasting| lasting.issuer.name.as_str());
+    let settled = |name| health.ready_for(name) || health.failed_for(name);
+    while !(names().any(|name| health.ready_for(name)) && names().all(settled)) {
         tokio::time::sleep(READY_CHECK).await;
     }
 }
@@ -490,14 +563,26 @@ pub async fn open_registry_for(config: &Config, issuer: &IssuerName, create: boo
 
 /// Makes those issuers of `config` known that are not yet.
 async fn register(config: &Config, registry: &Registry, which: impl Fn(&config::Issuer) -> bool) -> anyhow::Result<()> {
-    let known = registry.issuers().await?;
+    for (issuer, certificate) in unregistered(config, registry, which).await? {
+        registry
+            .add_issuer(&issuer.name, &certificate)
+            .await
+            .with_context(|| format!("cannot register issuer \"{}\" in {}", issuer.name, config.database.place))?;
+    }
+    Ok(())
+}
+
+/// Those issuers of `config` that are not known yet, if the others are the CAs that they are called.
+async fn unregistered<'a>(
+    config: &'a Config,
+    registry: &Registry,
+    which: impl Fn(&config::Issuer) -> bool,
+) -> anyhow::Result<Vec<(&'a config::Issuer, Certificate)>> {
+    let (known, mut new) = (registry.issuers().await?, Vec::new());
     for issuer in config.issuers.iter().filter(|issuer| which(issuer)) {
         let certificate = read_certificate(&issuer.certificate)?;
         match known.iter().find(|known| known.name == issuer.name) {
-            None => registry
-                .add_issuer(&issuer.name, &certificate)
-                .await
-                .with_context(|| format!("cannot register issuer \"{}\" in {}", issuer.name, config.database.place))?,
+            None => new.push((issuer, certificate)),
             Some(found) => anyhow::ensure!(
                 found.certificate.spki() == certificate.spki() && found.certificate.subject() == certificate.subject(),
                 "{}: this is another CA than the one that {} calls \"{}\": a CA with a new name or key is another \
@@ -508,7 +593,7 @@ async fn register(config: &Config, registry: &Registry, which: impl Fn(&config::
             ),
         }
     }
-    Ok(())
+    Ok(new)
 }
 
 /// The parts of an issuer that outlive a reload, and who makes its lists.

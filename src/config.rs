@@ -14,6 +14,7 @@ pub mod profile;
 pub mod show;
 pub mod source;
 
+pub use check::address;
 pub use profile::{Hold, Nonce, NotIssued, NotYetValid, Presign, Profile, ResponderId, ShardBy};
 pub use source::{Absent, Source};
 

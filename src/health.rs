@@ -3,7 +3,8 @@
 //! Goes in: a [`Component`]'s word, whenever it has news. Comes out: one list for the operator, and two
 //! answers for whatever supervises the process. Invariant: the process is *ready* while every component
 //! is ok or degraded, and *live* until one of them says that only a restart can help. A component that
-//! was registered and has not spoken yet is starting, hence not ready.
+//! was registered and has not spoken yet is starting, hence not ready. A component that serves one issuer alone
+//! has that issuer in its name: `ocsp:demo`, `crl:demo/shard-3`, `crl-to:demo:/srv/crl`, `feed:issuer:demo`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -110,6 +111,20 @@ impl Health {
         !self.stopping.load(Ordering::Relaxed) && self.lock().values().all(|entry| entry.state.is_ready())
     }
 
+    /// The same for one issuer: as [`Health::ready`], but whatever concerns other issuers alone is passed over.
+    #[must_use]
+    pub fn ready_for(&self, issuer: &str) -> bool {
+        let mine = |(name, entry): (&Arc<str>, &Entry)| !concerns(name, issuer) || entry.state.is_ready();
+        !self.stopping.load(Ordering::Relaxed) && self.lock().iter().all(mine)
+    }
+
+    /// Whether anything that concerns the issuer cannot do its work.
+    #[must_use]
+    pub fn failed_for(&self, issuer: &str) -> bool {
+        let failed = |state| matches!(state, State::Failed | State::Dead);
+        self.lock().iter().any(|(name, entry)| concerns(name, issuer) && failed(entry.state))
+    }
+
     /// Whether the process need not be restarted.
     #[must_use]
     pub fn live(&self) -> bool {
@@ -132,6 +147,13 @@ impl Health {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a component has to do with an issuer: its own, or one that serves all of them.
+#[must_use]
+pub fn concerns(component: &str, issuer: &str) -> bool {
+    let own = ["ocsp:", "crl:", "crl-to:", "feed:issuer:"].into_iter().find_map(|kind| component.strip_prefix(kind));
+    own.is_none_or(|own| own.split(['/', ':']).next() == Some(issuer))
 }
 
 /// A component's voice; clones speak for the same component. Each change of state is logged once.
@@ -220,6 +242,22 @@ mod tests {
         assert!(!health.live());
         feed.ok();
         assert!(!health.live(), "dead is the last word");
+    }
+
+    #[test]
+    fn an_issuer_is_ready_whatever_becomes_of_another() {
+        let health = Health::new();
+        for component in ["feed:database", "ocsp:one", "crl:one/shard-3", "ocsp:two", "crl-to:two/ca:/srv/two"] {
+            health.component(component).ok();
+        }
+        health.component("feed:issuer:two").failed("no such file");
+        assert!(health.ready_for("one") && !health.failed_for("one"));
+        assert!(!health.ready_for("two") && health.failed_for("two") && !health.ready());
+        health.component("crl:one/shard-3").failed("the CA's certificate has ended");
+        assert!(!health.ready_for("one"));
+        health.component("crl:one/shard-3").ok();
+        health.component("feed:database").failed("no such host");
+        assert!(!health.ready_for("one"), "what serves all concerns each");
     }
 
     #[test]

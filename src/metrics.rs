@@ -5,6 +5,9 @@
 //! labels are closed sets or names from the config; nothing that a client sends becomes a label (SEC-09), so memory
 //! stays bounded.
 
+mod process;
+
+use process::Process;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -12,13 +15,15 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Content type of what [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -257,6 +262,45 @@ impl<L: Label> Collector for Counted<L> {
     }
 }
 
+/// How long something takes: of what each thread does, one time in [`Timed::ONE_IN`] is measured, since looking at the
+/// clock twice would cost more than a kept answer's share of it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Timed {
+    histogram: Histogram,
+}
+
+thread_local! {
+    /// How many times are left until this thread measures again.
+    static LEFT: Cell<u8> = const { Cell::new(0) };
+}
+
+impl Timed {
+    /// Of so many times one is measured.
+    pub const ONE_IN: u8 = 16;
+
+    fn register(registry: &mut Registry, name: &'static str, help: &'static str) -> Self {
+        let bounds = [5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0];
+        let histogram = Histogram::new(bounds);
+        registry.register(name, help, histogram.clone());
+        Self { histogram }
+    }
+
+    /// When it began, if this time is measured.
+    #[must_use]
+    pub fn begin(&self) -> Option<Instant> {
+        // A thread that is ending measures nothing.
+        LEFT.try_with(|left| left.get() == 0).unwrap_or(false).then(Instant::now)
+    }
+
+    /// It is done: whether it was measured or not, it counts towards the next time that is.
+    pub fn end(&self, began: Option<Instant>) {
+        _ = LEFT.try_with(|left| left.set(left.get().checked_sub(1).unwrap_or(Self::ONE_IN - 1)));
+        if let Some(began) = began {
+            self.histogram.observe(began.elapsed().as_secs_f64());
+        }
+    }
+}
+
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct SourceLabel {
     source: String,
@@ -265,6 +309,24 @@ struct SourceLabel {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ComponentLabel {
     component: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct StateLabel {
+    component: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RoleLabel {
+    issuer: String,
+    role: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct FileLabel {
+    database: &'static str,
+    file: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -311,6 +373,10 @@ pub struct Feed {
     pub refused: Counter,
     /// Rows of issuers that the config does not name.
     pub strangers: Counter,
+    /// Rows that at present are left out, amended or not believed.
+    pub doubtful: Gauge,
+    /// Unix second at which all was last read or compared.
+    pub reconciled: Gauge,
     /// Certificates that the database has lost and that keep their last status.
     pub vanished: Gauge,
     /// Times that everything had to be read anew.
@@ -385,6 +451,8 @@ struct Families {
     odd: Family<SourceLabel, Counter>,
     refused: Family<SourceLabel, Counter>,
     strangers: Family<SourceLabel, Counter>,
+    doubtful: Family<SourceLabel, Gauge>,
+    reconciled: Family<SourceLabel, Gauge>,
     vanished: Family<SourceLabel, Gauge>,
     reloads: Family<SourceLabel, Counter>,
     feed_failures: Family<SourceLabel, Counter>,
@@ -401,6 +469,9 @@ struct Families {
     written: Family<DestinationLabel, Counter>,
     write_failures: Family<DestinationLabel, Counter>,
     component: Family<ComponentLabel, Gauge>,
+    component_state: Family<StateLabel, Gauge>,
+    certificate_end: Family<RoleLabel, Gauge>,
+    files: Family<FileLabel, Gauge>,
 }
 
 /// Every metric. Clones share them.
@@ -418,6 +489,8 @@ pub struct Metrics {
     pub signature_failures: By<Purpose>,
     /// OCSP answers by where their signature came from.
     pub answers: By<Origin>,
+    /// How long an OCSP answer takes from the request's octets to its own.
+    pub answer_time: Timed,
     /// Signatures for one request alone that were refused.
     pub live_refused: By<Limit>,
     /// OCSP answers signed ahead.
@@ -434,6 +507,10 @@ pub struct Metrics {
     pub connections: Connections,
     /// 1 while the process is ready; set when it is asked for.
     pub ready: Gauge,
+    /// Whether the config was taken when it was last read, at the start or since (1), or refused (0).
+    pub config_taken: Gauge,
+    /// Unix second at which it was last taken.
+    pub config_taken_at: Gauge,
     families: Families,
     registry: Arc<Registry>,
 }
@@ -454,7 +531,9 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
-        let r = &mut Registry::with_prefix("jarchy");
+        let mut all = Registry::default();
+        all.register_collector(Box::new(Process::starting()));
+        let r = all.sub_registry_with_prefix("jarchy");
         r.register("build", "The version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         let connections = Connections {
             open: register(r, "connections_open", "Connections that are open now"),
@@ -471,6 +550,7 @@ impl Metrics {
             signatures: By::register(r, "signatures", "Signatures made"),
             signature_failures: By::register(r, "signature_failures", "Signatures that could not be made"),
             answers: By::register(r, "ocsp_answers", "OCSP answers by where their signature came from"),
+            answer_time: Timed::register(r, "ocsp_answer_seconds", "How long one in 16 OCSP answers took to make"),
             live_refused: By::register(r, "ocsp_live_refused", "Signatures for one request alone that were refused"),
             presigned: By::register(r, "ocsp_presigned", "OCSP answers signed before anybody asked for them"),
             refresh_lag: register(r, "ocsp_refresh_lag_seconds", "How late the last answer was signed anew"),
@@ -479,8 +559,10 @@ impl Metrics {
             documents: By::register(r, "documents", "CRLs and certificates asked for"),
             connections,
             ready: register(r, "ready", "1 while the process is ready"),
+            config_taken: register(r, "config_reload_success", "1 if the config was taken when it was last read"),
+            config_taken_at: register(r, "config_reload_success_seconds", "When it was last taken, Unix time"),
             families,
-            registry: Arc::new(std::mem::take(r)),
+            registry: Arc::new(all),
         }
     }
 
@@ -498,6 +580,8 @@ impl Metrics {
             odd: f.odd.get_or_create_owned(&label),
             refused: f.refused.get_or_create_owned(&label),
             strangers: f.strangers.get_or_create_owned(&label),
+            doubtful: f.doubtful.get_or_create_owned(&label),
+            reconciled: f.reconciled.get_or_create_owned(&label),
             vanished: f.vanished.get_or_create_owned(&label),
             reloads: f.reloads.get_or_create_owned(&label),
             failures: f.feed_failures.get_or_create_owned(&label),
@@ -540,12 +624,26 @@ impl Metrics {
     /// Forgets all components, so that those which are gone are no longer shown.
     pub fn clear_components(&self) {
         self.families.component.clear();
+        self.families.component_state.clear();
     }
 
-    /// Shows whether a component is ready (1) or not (0).
-    pub fn set_component(&self, component: &str, ready: bool) {
+    /// Shows whether a component is ready (1) or not (0), and the name of its state.
+    pub fn set_component(&self, component: &str, ready: bool, state: &'static str) {
         let label = ComponentLabel { component: component.to_owned() };
         self.families.component.get_or_create(&label).set(ready.into());
+        let label = StateLabel { component: component.to_owned(), state };
+        self.families.component_state.get_or_create(&label).set(1);
+    }
+
+    /// Shows the Unix second at which the certificate ends that `issuer` has in this role.
+    pub fn set_certificate_end(&self, issuer: &str, role: &'static str, end: i64) {
+        self.families.certificate_end.get_or_create(&RoleLabel { issuer: issuer.to_owned(), role }).set(end);
+    }
+
+    /// Shows how many octets a file of a database has.
+    pub fn set_file(&self, database: &'static str, file: &'static str, octets: u64) {
+        let octets = i64::try_from(octets).unwrap_or(i64::MAX);
+        self.families.files.get_or_create(&FileLabel { database, file }).set(octets);
     }
 
     /// All metrics as OpenMetrics text, of type [`CONTENT_TYPE`].
@@ -572,6 +670,12 @@ impl Families {
             odd: register(r, "feed_odd_rows", "Rows left out or amended because they cannot be understood"),
             refused: register(r, "feed_refused_rows", "Rows not believed because they take back what was known"),
             strangers: register(r, "feed_stranger_rows", "Rows read of issuers that the config does not name"),
+            doubtful: register(r, "feed_doubtful_rows", "Rows that are left out, amended or not believed at present"),
+            reconciled: register(
+                r,
+                "feed_reconciled_seconds",
+                "When all was last read or compared with the database, Unix time",
+            ),
             vanished: register(r, "feed_vanished", "Certificates lost by the database that keep their last status"),
             reloads: register(r, "feed_reloads", "Times that everything had to be read anew"),
             feed_failures: register(r, "feed_failures", "Times that the database could not be read"),
@@ -588,12 +692,16 @@ impl Families {
             written: register(r, "crl_destination_writes", "Lists written to the destination"),
             write_failures: register(r, "crl_destination_failures", "Times that lists could not be written there"),
             component: register(r, "component_ready", "1 while the component can do its work"),
+            component_state: register(r, "component_state", "1 for the state that the component is in"),
+            certificate_end: register(r, "certificate_not_after_seconds", "When a certificate ends, Unix time"),
+            files: register(r, "database_file_bytes", "Size of the files of the SQLite databases"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -605,7 +713,9 @@ mod tests {
         let delta = metrics.crl("demo", List::Delta);
         delta.number.set(7);
         delta.built(Duration::from_millis(1_500));
-        metrics.set_component("feed:demo", false);
+        metrics.set_component("feed:demo", false, "failed");
+        metrics.set_certificate_end("demo", "ocsp", 1_800_000_000);
+        metrics.set_file("state", "wal", 4_096);
         let text = metrics.encode();
         for line in [
             "jarchy_ocsp_requests_total{outcome=\"good\"} 2",
@@ -614,10 +724,59 @@ mod tests {
             "jarchy_crl_number{issuer=\"demo\",list=\"delta\"} 7",
             "jarchy_crl_last_build_seconds{issuer=\"demo\",list=\"delta\"} 1.5",
             "jarchy_component_ready{component=\"feed:demo\"} 0",
+            "jarchy_component_state{component=\"feed:demo\",state=\"failed\"} 1",
+            "jarchy_certificate_not_after_seconds{issuer=\"demo\",role=\"ocsp\"} 1800000000",
+            "jarchy_database_file_bytes{database=\"state\",file=\"wal\"} 4096",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+        let figure = |name: &str| -> f64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("{name} is missing in\n{text}")).parse().unwrap()
+        };
+        assert!(figure("process_start_time_seconds") > 1.7e9 && figure("process_cpu_seconds_total") > 0.0);
+        if cfg!(target_os = "linux") {
+            assert!(figure("process_resident_memory_bytes") > 1e6);
+            assert!((1.0..=figure("process_max_fds")).contains(&figure("process_open_fds")));
+        }
+    }
+
+    #[test]
+    fn one_time_in_sixteen_is_measured() {
+        let metrics = Metrics::new();
+        for _ in 0..10 * u32::from(Timed::ONE_IN) {
+            metrics.answer_time.end(metrics.answer_time.begin());
+        }
+        let text = metrics.encode();
+        assert!(text.contains("jarchy_ocsp_answer_seconds_count 10\n"), "{text}");
+    }
+
+    /// The rules for Prometheus that operators copy name only what there is.
+    #[test]
+    fn every_alert_is_whole_and_its_metrics_exist() {
+        let metrics = Metrics::new();
+        _ = (metrics.feed("demo"), metrics.crl("demo", List::Complete), metrics.destination("demo", "/srv/crl"));
+        metrics.set_component("feed:demo", true, "ok");
+        metrics.set_certificate_end("demo", "ca", 0);
+        let shown = metrics.encode();
+        let rules = include_str!("../deploy/prometheus-alerts.yml");
+        let alerts: Vec<_> = rules.split("- alert: ").skip(1).collect();
+        assert!(alerts.len() >= 6);
+        for alert in alerts {
+            for part in ["expr: ", "for: ", "severity: ", "summary: "] {
+                assert!(alert.contains(part), "{part:?} is missing in {alert}");
+            }
+            let words = alert.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+            let named: Vec<_> =
+                words.filter(|word| word.starts_with("jarchy_") || word.starts_with("process_")).collect();
+            assert!(!named.is_empty(), "{alert}");
+            for name in named {
+                let there =
+                    shown.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+                assert!(there, "{name} is not shown:\n{shown}");
+            }
+        }
     }
 
     #[test]

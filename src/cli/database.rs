@@ -1,20 +1,25 @@
 //! `jarchy database`: what the issuance database itself needs now and then.
 
 use super::healthcheck::reachable;
-use super::{Audited, ConfigFile, client};
-use crate::app;
+use super::{Audited, ConfigFile, client, on_registry};
+use crate::config::Config;
+use crate::db::{self, DbError, Place};
+use crate::pki::{Clock, SystemClock};
+use crate::state::State;
+use crate::{registry, state};
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use humantime_serde::re::humantime::parse_duration;
 use hyper::{Method, StatusCode, Uri};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A reconcile takes about as long as the first load three times over.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
-/// Look after the issuance database: trim its change log, declare a restore, compare it, confirm a loss.
+/// Look after the issuance database: trim its change log, copy it, declare a restore, compare it, confirm a loss.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  jarchy database trim --older-than 7d")]
 pub struct DatabaseCommand {
@@ -34,12 +39,23 @@ enum Action {
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_duration)]
         older_than: Duration,
     },
+    /// Copy the issuance database and the state store, each as it is at one moment, while they are in use
+    #[command(after_help = "Example:\n  jarchy database backup /srv/backup/2026-11-29\n\n\
+        The copies are readable by their owner only. A database on a server is left to that server's own tools.")]
+    Backup {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Where the copies go, under the names of the originals; made if it is not there
+        folder: PathBuf,
+    },
     /// Have every server load everything anew, after a backup was put in the place of the database
     #[command(after_help = "Example:\n  jarchy database restored\n\n\
-        Servers notice most restores by themselves; this leaves no doubt.")]
+        Servers notice most restores by themselves; this leaves no doubt. The state store keeps who said it.")]
     Restored {
         #[command(flatten)]
         config: ConfigFile,
+        #[command(flatten)]
+        audited: Audited,
     },
     /// Have the running service compare all that it knows with the database, and mend what differs
     #[command(after_help = "Example:\n  jarchy database reconcile\n\n\
@@ -66,7 +82,7 @@ struct Service {
     #[command(flatten)]
     config: ConfigFile,
     /// The operator's listener, if it is not where the config file says
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = crate::config::address)]
     admin: Option<SocketAddr>,
 }
 
@@ -89,6 +105,36 @@ impl Service {
     }
 }
 
+/// Copies what of `config` lies in files. The state store comes second: of what happens in between it then knows more
+/// than the issuance database, which takes nothing back.
+async fn backup(config: &Config, folder: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let database = match &config.database.place {
+        Place::File(path) if config.uses_database() => Some((path, registry::KIND)),
+        _ => None,
+    };
+    for (path, kind) in database.into_iter().chain([(&config.state.path, state::KIND)]) {
+        let to = folder.join(path.file_name().unwrap_or_default());
+        match db::copy(path, &kind, &to).await {
+            // A service that has not run yet.
+            Err(DbError::Missing { .. }) if kind.name == state::KIND.name => {}
+            copied => {
+                copied?;
+                writeln!(out, "copied {} to {}", path.display(), to.display())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has the state store keep what is about to be done, and for whom.
+async fn note(config: &Config, what: &str, audited: &Audited) -> anyhow::Result<()> {
+    let (actor, state) = (audited.audit()?.actor, State::open(&config.state.path).await?);
+    let noted = state.note(what, &actor, SystemClock.now()).await;
+    state.close().await;
+    Ok(noted?)
+}
+
 impl DatabaseCommand {
     /// Runs the command.
     ///
@@ -97,11 +143,14 @@ impl DatabaseCommand {
     pub async fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         match self.action {
             Action::Trim { config, older_than } => {
-                let gone = app::open_registry(&config.load()?).await?.trim(older_than).await?;
+                let gone = on_registry(&config.load()?, async |on| Ok(on.trim(older_than).await?)).await?;
                 writeln!(out, "trimmed {gone} changes")?;
             }
-            Action::Restored { config } => {
-                let epoch = app::open_registry(&config.load()?).await?.declare_restored().await?;
+            Action::Backup { config, folder } => backup(&config.load()?, &folder, out).await?,
+            Action::Restored { config, audited } => {
+                let config = config.load()?;
+                note(&config, "the issuance database was restored from a backup", &audited).await?;
+                let epoch = on_registry(&config, async |on| Ok(on.declare_restored().await?)).await?;
                 writeln!(out, "every server loads everything anew (epoch {epoch})")?;
             }
             Action::Reconcile { service } => service.command("/database/reconcile", String::new(), out).await?,

@@ -29,7 +29,7 @@ pub struct Demo {
     #[arg(long, default_value = "jarchy-demo")]
     dir: PathBuf,
     /// Where to listen; port 0 picks a free one [default: that of the folder's config, or 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = crate::config::address)]
     listen: Option<SocketAddr>,
 }
 

@@ -9,7 +9,7 @@ pub(super) use template::Template;
 
 use crate::config::{self, Config};
 use crate::db::Place;
-use crate::ocsp::authority;
+use crate::ocsp::{DelegateError, authority};
 use crate::pki::{Certificate, Clock, IssuerName, SystemClock};
 use crate::registry::Registry;
 use crate::sign::Signer;
@@ -70,7 +70,7 @@ pub struct Init {
     #[arg(long, value_name = "FILE", requires = "database")]
     database_ca: Option<PathBuf>,
     /// Where relying parties will connect [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = crate::config::address)]
     listen: Option<SocketAddr>,
     /// The http:// URL under which relying parties reach it
     #[arg(long, value_name = "URL")]
@@ -187,12 +187,17 @@ fn check(init: &Init, out: &mut dyn Write) -> anyhow::Result<Certificate> {
             "no key to sign with: give --ocsp-cert and --ocsp-key of a delegate to answer OCSP, --ca-key to make CRLs, \
              or all three"
         ),
-        _ => authority::check(&ca, None, SystemClock.now()).with_context(|| {
-            format!(
-                "{ca_file} cannot sign OCSP responses itself: give --ocsp-cert and --ocsp-key of a delegate, or \
-                 --crl-only to publish CRLs and answer no OCSP"
-            )
-        })?,
+        _ => match authority::check(&ca, None, SystemClock.now()) {
+            Err(DelegateError::Expired { not_before, not_after, .. }) => {
+                bail!("{ca_file}: the CA's certificate is valid from {not_before} to {not_after}, not now")
+            }
+            checked => checked.with_context(|| {
+                format!(
+                    "{ca_file} cannot sign OCSP responses itself: give --ocsp-cert and --ocsp-key of a delegate, or \
+                     --crl-only to publish CRLs and answer no OCSP"
+                )
+            })?,
+        },
     }
     Ok(ca)
 }

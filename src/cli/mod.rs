@@ -92,10 +92,18 @@ struct OnRegistry<C: Args> {
 }
 
 impl<C: Args> OnRegistry<C> {
-    async fn open(self) -> anyhow::Result<(C, Registry, Config)> {
+    async fn run(self, work: impl AsyncFnOnce(C, &Registry, &Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let config = self.config.load()?;
-        Ok((self.command, app::open_registry(&config).await?, config))
+        on_registry(&config, async |registry| work(self.command, registry, &config).await).await
     }
+}
+
+/// Does `work` on the issuance database, and leaves that as one whole file whatever came of it.
+async fn on_registry<T>(config: &Config, work: impl AsyncFnOnce(&Registry) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let registry = app::open_registry(config).await?;
+    let done = work(&registry).await;
+    registry.close().await;
+    done
 }
 
 impl Cli {
@@ -115,32 +123,17 @@ impl Cli {
             Command::Demo(command) => command.run().await?,
             Command::Init(command) => command.run(out).await?,
             Command::Serve(command) => command.run().await?,
-            Command::Add(command) => {
-                let (command, registry, _) = command.open().await?;
-                command.run(&registry, out).await?;
-            }
-            Command::Revoke(command) => {
-                let (command, registry, _) = command.open().await?;
-                command.run(&registry, out).await?;
-            }
-            Command::Hold(command) => {
-                let (command, registry, config) = command.open().await?;
-                command.run(&registry, &config, out).await?;
-            }
-            Command::Release(command) => {
-                let (command, registry, _) = command.open().await?;
-                command.run(&registry, out).await?;
-            }
-            Command::Status(command) => {
-                let (command, registry, _) = command.open().await?;
-                command.run(&registry, out).await?;
-            }
+            Command::Add(command) => command.run(async |add, on, _| add.run(on, out).await).await?,
+            Command::Revoke(command) => command.run(async |revoke, on, _| revoke.run(on, out).await).await?,
+            Command::Hold(command) => command.run(async |hold, on, config| hold.run(on, config, out).await).await?,
+            Command::Release(command) => command.run(async |release, on, _| release.run(on, out).await).await?,
+            Command::Status(command) => command.run(async |status, on, _| status.run(on, out).await).await?,
             Command::Query(command) => return command.run(out).await,
             Command::Crl(command) => return command.run(out).await,
             #[cfg(target_os = "linux")]
             Command::Bench(command) => return command.run(out).await,
             Command::Healthcheck(command) => command.run(out).await?,
-            Command::Config(command) => command.run(out)?,
+            Command::Config(command) => command.run(out).await?,
             Command::Source(command) => return command.run(out).await,
             Command::Import(command) => return command.run(out).await,
             Command::Database(command) => command.run(out).await?,
@@ -150,7 +143,8 @@ impl Cli {
 }
 
 fn read_certificate(path: &Path) -> anyhow::Result<Certificate> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("cannot read {}: give the certificate's file, PEM or DER", path.display()))?;
     Certificate::from_file_bytes(&bytes).with_context(|| path.display().to_string())
 }
 

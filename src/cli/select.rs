@@ -27,7 +27,7 @@ pub struct IssuerChoice {
 /// Who wants a change.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Audited {
-    /// Who wants it [default: the login name]
+    /// Who wants it [default: who called sudo, else this user's name]
     #[arg(long, value_name = "WHO")]
     by: Option<String>,
     /// When the request came in, if not just now: 2026-11-22T06:17:54Z or 2026-11-22
@@ -38,12 +38,28 @@ pub struct Audited {
 impl Audited {
     /// Both, with what holds where nothing was said.
     pub(super) fn audit(&self) -> anyhow::Result<Audit> {
-        let login =
-            || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|who| !who.is_empty()));
-        let actor = self.by.clone().or_else(login).unwrap_or_else(|| "operator".to_owned());
+        let actor = self.by.clone().unwrap_or_else(login);
         ensure!(!actor.trim().is_empty(), "--by needs the name of whoever wants the change");
         Ok(Audit { actor, received_at: self.received.unwrap_or_else(|| SystemClock.now()) })
     }
+}
+
+/// Who runs this: who called sudo, else the name of the process's user, as far as this machine knows it.
+fn login() -> String {
+    let sudo = std::env::var("SUDO_USER").ok();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name(sudo, &users, rustix::process::getuid().as_raw())
+}
+
+/// Out of `users`, which is as /etc/passwd, unless it is known from `sudo`.
+fn name(sudo: Option<String>, users: &str, uid: u32) -> String {
+    let by_number = |line: &str| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    };
+    let named = sudo.filter(|name| !name.is_empty()).or_else(|| users.lines().find_map(by_number));
+    named.unwrap_or_else(|| format!("uid {uid}"))
 }
 
 /// Reads RFC 3339 or a date, which is its first second in UTC.
@@ -134,6 +150,15 @@ mod tests {
         for text in ["", "yesterday", "2026-11-22T06:17:54", "2026-02-30", "22.11.2026", "1795330067", "2026-11-2é"] {
             assert!(time(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn who_says_nothing_is_who_called_sudo_or_the_user_of_the_process() {
+        let users = "root:x:0:0:root:/root:/bin/sh\n\nbroken\nca:x:1000:1000::/srv:/bin/sh\n";
+        assert_eq!(name(Some("ann".to_owned()), users, 0), "ann");
+        assert_eq!(name(Some(String::new()), users, 0), "root");
+        assert_eq!(name(None, users, 1000), "ca");
+        assert_eq!(name(None, users, 4711), "uid 4711");
     }
 
     #[test]

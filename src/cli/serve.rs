@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 
 /// Answer OCSP requests and publish CRLs as the config file says.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  jarchy serve --config /etc/jarchy/jarchy.toml")]
+#[command(after_help = "Example:\n  jarchy serve --config /etc/jarchy/jarchy.toml\n\n\
+    The environment variable JARCHY_LOG, for instance info,jarchy::feed=debug, takes the place of [log] level.")]
 pub struct Serve {
     #[command(flatten)]
     config: ConfigFile,
     /// Where to listen, in place of what the config file says; port 0 picks a free one
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = crate::config::address)]
     listen: Option<SocketAddr>,
 }
 

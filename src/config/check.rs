@@ -5,6 +5,7 @@
 
 use super::{ADMIN, Database, Diagnostic, HOUR, LISTEN, Limits, Log, SECOND, Server, StateStore, file};
 use crate::db::{self, Credentials, Place, Tls};
+use crate::telemetry;
 use humantime_serde::re::humantime::{format_duration, parse_duration};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -12,7 +13,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
-use tracing_subscriber::EnvFilter;
+
+/// Reads where to listen.
+///
+/// # Errors
+/// If it is not a numeric address with a port.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is no numeric address with a port, such as 127.0.0.1:8080"))
+}
 
 /// What is being checked, and what has been found wrong with it.
 pub(super) struct Check<'a> {
@@ -194,7 +202,7 @@ impl Check<'_> {
             ocsp_cache_mib: count(ocsp_cache_mib, 256),
         };
         Server {
-            listen: server.listen.unwrap_or(LISTEN),
+            listen: server.listen.and_then(|listen| self.address(&listen, "")).unwrap_or(LISTEN),
             admin: self.admin(server.admin),
             public_url: server.public_url.map(|url| self.public_url(&url)),
             threads: server.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
@@ -208,12 +216,18 @@ impl Check<'_> {
         if admin.get_ref() == "off" {
             return None;
         }
-        let parsed = admin.get_ref().parse().ok();
-        if parsed.is_none() {
-            let message = format!("{:?} is neither an address with a port nor \"off\"", admin.get_ref());
-            self.at(admin.span(), message, "write for instance admin = \"127.0.0.1:9180\"");
+        self.address(&admin, ", nor \"off\"")
+    }
+
+    /// Where to listen; `None` only if it is wrong, which is then noted.
+    fn address(&mut self, written: &Spanned<String>, or: &str) -> Option<SocketAddr> {
+        let parsed = address(written.get_ref());
+        if let Err(error) = &parsed {
+            let help = "write for instance \"127.0.0.1:8080\", for all addresses of this machine \"0.0.0.0:8080\", or \"[::]:8080\" \
+                        for those of IPv6 too; names are not looked up";
+            self.at(written.span(), format!("{error}{or}"), help);
         }
-        parsed
+        parsed.ok()
     }
 
     pub(super) fn public_url(&mut self, url: &Spanned<String>) -> String {
@@ -224,9 +238,8 @@ impl Check<'_> {
 
     pub(super) fn log(&mut self, log: file::Log) -> Log {
         let level = log.level.as_ref().map_or("info", |level| level.get_ref().as_str()).to_owned();
-        if let (Some(written), Err(error)) = (&log.level, EnvFilter::builder().parse(&level)) {
-            let help = "write error, warn, info, debug or trace, also per module: \"info,jarchy::crl=debug\"";
-            self.at(written.span(), format!("{level:?} is no log level: {error}"), help);
+        if let (Some(written), Err(error)) = (&log.level, telemetry::check(&level)) {
+            self.at(written.span(), error.to_string(), "`warn` says what is wrong, `info` also what is done");
         }
         Log { format: log.format.unwrap_or_default(), level }
     }

@@ -9,7 +9,6 @@ use crate::source::sql::{PositionAs, SerialAs, TimesAs};
 use crate::telemetry::Format;
 use humantime_serde::Serde;
 use serde::Deserialize;
-use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use toml::Spanned;
@@ -37,7 +36,7 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Server {
-    pub(super) listen: Option<SocketAddr>,
+    pub(super) listen: Setting<String>,
     pub(super) admin: Setting<String>,
     pub(super) public_url: Setting<String>,
     pub(super) threads: Option<NonZeroUsize>,

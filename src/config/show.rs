@@ -11,6 +11,7 @@ use crate::db;
 use crate::source::sql::Table;
 use crate::source::sql::presets::EjbcaCa;
 use humantime_serde::re::humantime::format_duration;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +40,37 @@ pub fn show(config: &Config, text: &str) -> String {
         shown.issuer(nth, issuer);
     }
     shown.out
+}
+
+/// Names of the settings in which two configs differ, such as `issuer.main.crl.interval`.
+#[must_use]
+pub fn changed(one: &Config, other: &Config) -> BTreeSet<String> {
+    let (one, other) = (values(one), values(other));
+    one.keys().chain(other.keys()).filter(|name| one.get(*name) != other.get(*name)).cloned().collect()
+}
+
+fn values(config: &Config) -> BTreeMap<String, toml::Value> {
+    let mut values = BTreeMap::new();
+    // What is shown is a config file.
+    let shown = toml::from_str(&show(config, "")).unwrap_or_default();
+    flatten(String::new(), toml::Value::Table(shown), &mut values);
+    values
+}
+
+/// Puts what is in `value`, which is called `name`, under names of its own. Tables in arrays go by their name, or place.
+fn flatten(name: String, value: toml::Value, values: &mut BTreeMap<String, toml::Value>) {
+    let of = |inner: &str| if name.is_empty() { inner.to_owned() } else { format!("{name}.{inner}") };
+    match value {
+        toml::Value::Table(table) => table.into_iter().for_each(|(inner, value)| flatten(of(&inner), value, values)),
+        toml::Value::Array(tables) if tables.iter().any(toml::Value::is_table) => {
+            for (nth, table) in tables.into_iter().enumerate() {
+                let inner =
+                    table.get("name").and_then(toml::Value::as_str).map_or_else(|| nth.to_string(), str::to_owned);
+                flatten(of(&inner), table, values);
+            }
+        }
+        value => _ = values.insert(name, value),
+    }
 }
 
 fn quoted(value: impl Display) -> Option<String> {

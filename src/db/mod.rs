@@ -11,9 +11,11 @@ mod server;
 mod sqlite;
 
 pub use server::{Credentials, Engine, Server, ServerKind, Tls, UrlError};
-pub use sqlite::{Kind, open};
+pub use sqlite::{Kind, close, copy, open, settle, sizes};
 
+use sqlx::sqlite::SqliteError;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
@@ -83,6 +85,30 @@ pub fn may_pass(error: &sqlx::Error) -> bool {
     }
 }
 
+/// What `error` says and, where an SQLite file is not what this process needs, who can mend that.
+#[must_use]
+pub fn told(error: &sqlx::Error) -> String {
+    const ACCESS: &str = "the user that runs this needs to write to the file and to its folder (SQLite puts -wal and \
+                          -shm beside the file), for instance by their group";
+    if let sqlx::Error::Io(error) = error {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        return if denied { format!("{error}: {ACCESS}") } else { error.to_string() };
+    }
+    let refused = error.as_database_error().filter(|refused| refused.try_downcast_ref::<SqliteError>().is_some());
+    let code = refused.and_then(|refused| refused.code()?.parse::<u32>().ok());
+    // The primary result code stands below the extended one.
+    match code.map(|code| code & 0xff) {
+        Some(5) => {
+            format!(
+                "{error}: another program has been at work on it for {} s: try again when it is done",
+                PATIENCE.as_secs()
+            )
+        }
+        Some(8 | 14) => format!("{error}: {ACCESS}"),
+        _ => error.to_string(),
+    }
+}
+
 /// Why a database cannot be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -149,8 +175,18 @@ pub enum DbError {
         /// What is wrong with it.
         why: String,
     },
+    /// It cannot be copied.
+    #[error("{name}: cannot copy it to {}: {}", to.display(), told(source))]
+    Copy {
+        /// The kind's name.
+        name: &'static str,
+        /// The copy.
+        to: PathBuf,
+        /// What was said.
+        source: sqlx::Error,
+    },
     /// The database refused.
-    #[error("{name} {place}: {source}")]
+    #[error("{name} {place}: {}", told(source))]
     Sql {
         /// The kind's name.
         name: &'static str,

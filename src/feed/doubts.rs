@@ -55,6 +55,11 @@ impl Doubts {
         !self.rows.is_empty() || !self.more.is_empty()
     }
 
+    /// How many rows are in doubt, as far as they are remembered.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
     /// What the row says now is believed, or the row is gone.
     pub(super) fn mended(&mut self, name: &str) {
         if self.rows.remove(name).is_some() {

@@ -56,12 +56,14 @@ pub(super) fn judge(
                 let ended = |released: Time| released >= was.at && released + AHEAD >= learned(known);
                 if status == Status::Good && !(known.status.is_hold() && row.released_at.is_some_and(ended)) {
                     return Err(
-                        "the database says good of a certificate that was revoked, without a recorded release from hold; it stays revoked",
+                        "the database says good of a certificate that was revoked, without a recorded release from hold; it stays revoked: \
+                         after a restore, have the database say so again (jarchy revoke SERIAL --reason …)",
                     );
                 }
                 if status.is_hold() && !known.status.is_hold() {
                     return Err(
-                        "the database says on hold of a certificate that was revoked for good; it stays revoked",
+                        "the database says on hold of a certificate that was revoked for good; it stays revoked: \
+                         have the database say so too (jarchy revoke SERIAL --reason …)",
                     );
                 }
             }

@@ -564,6 +564,8 @@ impl<S: Source> Feed<S> {
         }
         self.show_lag();
         self.metrics.certificates.set(i64::try_from(self.known()).unwrap_or(i64::MAX));
+        self.metrics.reconciled.set(self.reconciled.borrow().unix());
+        self.metrics.doubtful.set(i64::try_from(self.doubts.rows()).unwrap_or(i64::MAX));
         self.metrics.vanished.set(i64::try_from(self.vanished.open().count()).unwrap_or(i64::MAX));
         self.speak(sampled);
     }

@@ -1,13 +1,13 @@
 //! The operator's listener: health and metrics, on loopback unless the config says otherwise.
 //!
-//! Goes in: what components said of themselves and what was counted. Comes out: `/health/live` and
-//! `/health/ready` (200 or 503, JSON), `/metrics` (OpenMetrics text). Nothing here changes anything: what
+//! Goes in: what components said of themselves and what was counted. Comes out: `/health/live`, `/health/ready` and
+//! `/health/ready/<issuer>` (200 or 503, JSON), `/metrics` (OpenMetrics text). Nothing here changes anything: what
 //! an operator wants done, as by `POST /crl/now/<issuer>`, leaves as a [`Command`] for whoever built the
 //! parts, and is taken only from this machine and from no browser's page.
 //! It runs on the general runtime, so that a flood on the public listener does not hide how we are.
 
 use super::server::told;
-use crate::health::{Health, Report};
+use crate::health::{self, Health, Report};
 use crate::metrics::{self, Metrics};
 use crate::pki::{Clock, IssuerName, SystemClock, Time};
 use bytes::Bytes;
@@ -41,7 +41,7 @@ const COMMANDS: usize = 16;
 
 /// Octets of the name of who gives a command.
 const ACTOR: usize = 255;
-const ROUTES: &str = "/health/live\n/health/ready\n/metrics\nPOST /crl/now/<issuer>\nPOST /database/reconcile\n\
+const ROUTES: &str = "/health/live\n/health/ready\n/health/ready/<issuer>\n/metrics\nPOST /crl/now/<issuer>\nPOST /database/reconcile\n\
     POST /database/confirm-drop\n";
 
 /// What an operator wants done.
@@ -102,15 +102,17 @@ type Answer = Response<Full<Bytes>>;
 pub struct Admin {
     health: Health,
     metrics: Metrics,
+    issuers: Arc<[IssuerName]>,
     commands: mpsc::Sender<Command>,
 }
 
 impl Admin {
-    /// Tells of `health` and `metrics`; what operators want done comes out of the channel.
+    /// Tells of `health`, of all and of each of `issuers`, and of `metrics`; what operators want done comes out of the
+    /// channel.
     #[must_use]
-    pub fn new(health: Health, metrics: Metrics) -> (Self, mpsc::Receiver<Command>) {
+    pub fn new(health: Health, metrics: Metrics, issuers: Arc<[IssuerName]>) -> (Self, mpsc::Receiver<Command>) {
         let (commands, wanted) = mpsc::channel(COMMANDS);
-        (Self { health, metrics, commands }, wanted)
+        (Self { health, metrics, issuers, commands }, wanted)
     }
 
     /// Serves on `listener` until `stop` becomes true or its sender is gone.
@@ -170,11 +172,22 @@ impl Admin {
             return answer;
         }
         match request.uri().path() {
-            "/health/live" => self.health("live", "dead", self.health.live()),
-            "/health/ready" => self.health("ready", "not ready", self.health.ready()),
+            "/health/live" => self.health("live", "dead", self.health.live(), None),
+            "/health/ready" => self.health("ready", "not ready", self.health.ready(), None),
             "/metrics" => self.metrics(),
             "/" => text(StatusCode::OK, ROUTES),
-            _ => text(StatusCode::NOT_FOUND, "There is nothing here. What is served stands at /.\n"),
+            path => self.ready_for(path.strip_prefix("/health/ready/")),
+        }
+    }
+
+    /// How it stands with one issuer alone: a load balancer that shares out its paths asks for no more.
+    fn ready_for(&self, name: Option<&str>) -> Answer {
+        let Some(name) = name else {
+            return text(StatusCode::NOT_FOUND, "There is nothing here. What is served stands at /.\n");
+        };
+        match self.issuers.iter().find(|issuer| issuer.as_str() == name) {
+            Some(issuer) => self.health("ready", "not ready", self.health.ready_for(name), Some(issuer)),
+            None => text(StatusCode::NOT_FOUND, "There is no issuer of this name.\n"),
         }
     }
 
@@ -241,8 +254,10 @@ impl Admin {
         }
     }
 
-    fn health(&self, yes: &str, no: &str, is: bool) -> Answer {
-        let components: Vec<_> = self.health.report().iter().map(component).collect();
+    fn health(&self, yes: &str, no: &str, is: bool, of: Option<&IssuerName>) -> Answer {
+        let report = self.health.report();
+        let told = report.iter().filter(|report| of.is_none_or(|of| health::concerns(&report.component, of.as_str())));
+        let components: Vec<_> = told.map(component).collect();
         let body = serde_json::json!({
             "status": if is { yes } else { no },
             "time": SystemClock.now().to_string(),
@@ -256,7 +271,7 @@ impl Admin {
         self.metrics.ready.set(self.health.ready().into());
         self.metrics.clear_components();
         for report in self.health.report() {
-            self.metrics.set_component(&report.component, report.state.is_ready());
+            self.metrics.set_component(&report.component, report.state.is_ready(), report.state.name());
         }
         answer(StatusCode::OK, HeaderValue::from_static(metrics::CONTENT_TYPE), self.metrics.encode())
     }
@@ -336,7 +351,7 @@ mod tests {
         let [listener] = super::super::server::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().try_into().unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let (admin, mut commands) = Admin::new(health, metrics);
+        let (admin, mut commands) = Admin::new(health, metrics, Arc::new(["demo".parse().unwrap()]));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -378,6 +393,10 @@ mod tests {
         assert!(
             shown.contains("jarchy_component_ready{component=\"feed:demo\"} 0") && shown.contains("jarchy_ready 0")
         );
+        assert!(shown.contains("jarchy_component_state{component=\"feed:demo\",state=\"failed\"} 1"), "{shown}");
+        let of_issuer = ask(address, "GET /health/ready/demo");
+        assert!(of_issuer.starts_with("HTTP/1.0 503 ") && of_issuer.contains("feed:demo"), "{of_issuer}");
+        assert!(ask(address, "GET /health/ready/other").starts_with("HTTP/1.0 404 "));
         assert!(ask(address, "POST /metrics").starts_with("HTTP/1.0 405 "));
         assert!(ask(address, "GET /health").starts_with("HTTP/1.0 404 "));
         let made = ask(address, "POST /crl/now/demo");

@@ -237,7 +237,11 @@ pub(super) struct Key {
 pub struct Signers<'a> {
     /// The issuer's name.
     pub issuer: &'a str,
-    /// The last second at which anything can be signed with the credentials there are.
+    /// Whether any of them may sign now.
+    pub signs: bool,
+    /// notBefore of the one that ends last.
+    pub from: Time,
+    /// The last second at which that may sign: its notAfter, or the CA's; long ago if there is none.
     pub until: Time,
     /// Delegates that the CA has revoked or put on hold, whose keys do not sign.
     pub revoked: Vec<&'a Certificate>,
@@ -322,7 +326,8 @@ impl Authority {
     /// another has its turn: one of the same algorithm that began later, or one that the client prefers.
     ///
     /// # Errors
-    /// [`DelegateError`] says what clients would object to. Of several, some may be expired or not begun.
+    /// [`DelegateError`] says what clients would object to. Any of them may be expired or not begun: without one that
+    /// is valid all is tryLater.
     pub fn new(
         issuer: Arc<Issuer>,
         index: Arc<Index>,
@@ -332,11 +337,12 @@ impl Authority {
     ) -> Result<Self, DelegateError> {
         let ca = &issuer.certificate;
         let mut keys = Vec::with_capacity(credentials.len());
-        let mut lapsed = None;
         for Credential { id, signer, delegate } in credentials {
             let certificate = delegate.as_ref().unwrap_or(ca);
             match check(certificate, delegate.is_some().then_some(ca), now) {
-                Err(expired @ DelegateError::Expired { .. }) => lapsed = lapsed.or(Some(expired)),
+                Err(expired @ DelegateError::Expired { .. }) => {
+                    tracing::warn!(issuer = %issuer.name, "a certificate does not sign: {expired}");
+                }
                 checked => checked?,
             }
             if let Some(delegate) = delegate.as_ref().filter(|delegate| !delegate.ocsp_nocheck) {
@@ -354,9 +360,6 @@ impl Authority {
             let is_revoked = AtomicBool::new(false);
             keys.push(Key { id, signer, template, fingerprint, not_before, not_after, delegate, is_revoked });
         }
-        if let Some(expired) = lapsed.filter(|_| !keys.iter().any(|key| key.is_valid_at(now))) {
-            return Err(expired);
-        }
         let extensions = match policy.not_issued {
             NotIssued::Revoked => response::extended_revoke_extension(),
             _ => Vec::new(),
@@ -368,14 +371,17 @@ impl Authority {
     }
 
     /// Looks up whether the CA has revoked its delegates: such a key signs no more, unless a hold is lifted (OCSP-56).
-    pub(super) fn look_after_signers(&self) -> Signers<'_> {
+    pub(super) fn look_after_signers(&self, now: Time) -> Signers<'_> {
         let mut revoked = Vec::new();
         for key in &self.keys {
             let found = key.delegate.as_ref().filter(|delegate| self.has_revoked(delegate));
             key.is_revoked.store(found.is_some(), Ordering::Relaxed);
             revoked.extend(found);
         }
-        Signers { issuer: self.name(), until: self.not_after(), revoked }
+        let signs = self.keys.iter().any(|key| key.is_valid_at(now));
+        let last = self.keys.iter().filter(|key| !key.is_revoked()).max_by_key(|key| key.not_after);
+        let (from, until) = last.map_or_else(Default::default, |key| (key.not_before, key.not_after));
+        Signers { issuer: self.name(), signs, from, until, revoked }
     }
 
     /// The same, answering only requests that one of `requestors` has signed.
@@ -429,12 +435,6 @@ impl Authority {
     pub(super) fn current_key(&self, id: u32, now: Time) -> Option<&Key> {
         let key = self.keys.iter().find(|key| key.id == id)?;
         self.key_of(key.signer.algorithm(), now).filter(|current| current.id == id)
-    }
-
-    /// The last second at which anything can be signed with the credentials there are.
-    #[must_use]
-    pub fn not_after(&self) -> Time {
-        self.keys.iter().filter(|key| !key.is_revoked()).map(|key| key.not_after).max().unwrap_or_default()
     }
 
     /// The issuer's name.

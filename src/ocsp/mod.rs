@@ -129,13 +129,14 @@ impl Responder {
 
     /// Looks up which delegates their CAs have revoked since, so that their keys sign no more, and tells how long
     /// each issuer's keys can sign.
-    pub fn look_after_signers(&self) -> impl Iterator<Item = Signers<'_>> {
-        self.authorities.iter().map(Authority::look_after_signers)
+    pub fn look_after_signers(&self, now: Time) -> impl Iterator<Item = Signers<'_>> {
+        self.authorities.iter().map(move |authority| authority.look_after_signers(now))
     }
 
     /// Answers one request of `client`. `issuer`, if given, is the name in the path: nobody else is
     /// answered for then.
     pub async fn answer(&self, client: Client, issuer: Option<&str>, request: &[u8]) -> Reply {
+        let began = self.metrics.answer_time.begin();
         let answered = self.try_answer(client, issuer, request).await.unwrap_or_else(|failure| Answered {
             reply: Reply::failure(failure),
             outcome: match failure {
@@ -147,6 +148,7 @@ impl Responder {
             },
         });
         self.metrics.outcomes.count(answered.outcome);
+        self.metrics.answer_time.end(began);
         answered.reply
     }
 
@@ -154,6 +156,7 @@ impl Responder {
     /// would be given at `now`: `body` becomes it. `None` for any other request; nothing is counted then, and
     /// [`Responder::answer`] has the answer.
     pub fn answer_kept(&self, issuer: Option<&str>, request: &[u8], now: Time, body: &mut Vec<u8>) -> Option<Caching> {
+        let began = self.metrics.answer_time.begin();
         let request = request::parse(request, self.limits).ok()?;
         let cert_id = request.cert_ids().next().filter(|_| request.count == 1 && request.nonce.is_none())?;
         let authority = self.authorities.get(self.find(&cert_id)?)?;
@@ -170,6 +173,7 @@ impl Responder {
         self.metrics.outcomes.count(outcome(&asked.plan));
         body.clear();
         asked.splice(&signed, body);
+        self.metrics.answer_time.end(began);
         Some(public(&asked, Some(&serial), &signed))
     }
 

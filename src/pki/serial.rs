@@ -25,7 +25,7 @@ pub enum SerialError {
     #[error("the octets are not the shortest form of an INTEGER")]
     NotMinimal,
     /// Text that is neither hex nor `dec:` and decimal.
-    #[error("{0:?} is not a serial number: write hex (1F2E, 1f:2e, 0x1f2e) or dec:7982")]
+    #[error("{0:?} is not a serial number: write hex (1F2E, 1f:2e with two digits each, 0x1f2e) or dec:7982")]
     Text(String),
 }
 
@@ -195,6 +195,11 @@ impl FromStr for Serial {
 }
 
 fn octets_from_hex(text: &str) -> Option<Vec<u8>> {
+    // 10:2 may have lost a digit anywhere; a number without separators has lost nothing but zeros in front.
+    let groups = || text.trim().split([':', ' ']);
+    if groups().nth(1).is_some() && groups().any(|group| group.len() % 2 == 1) {
+        return None;
+    }
     let mut nibbles = Vec::with_capacity(text.len() + 1);
     for character in text.chars().filter(|c| !matches!(c, ':' | ' ')) {
         nibbles.push(u8::try_from(character.to_digit(16)?).ok()?);
@@ -264,7 +269,7 @@ mod tests {
 
     #[test]
     fn sec_17_what_is_not_a_serial_is_refused() {
-        for text in ["", "0x", "dec:", "xyz", "dec:12a", "1.5", "é"] {
+        for text in ["", "0x", "dec:", "xyz", "dec:12a", "1.5", "é", "10:2", "1:02", "10:2:33", "a b", "0x10:2"] {
             assert!(matches!(text.parse::<Serial>(), Err(SerialError::Text(_))), "{text}");
         }
         assert_eq!("80".repeat(20).parse::<Serial>(), Err(SerialError::TooLong));

@@ -1,7 +1,7 @@
 //! Why the issuance database said no, in words that tell what to do instead.
 
 use super::Entry;
-use crate::db::DbError;
+use crate::db::{self, DbError};
 use crate::pki::{IssuerName, Serial, Status};
 use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
@@ -16,7 +16,7 @@ pub enum RegistryError {
     #[error(transparent)]
     Db(#[from] DbError),
     /// The database failed.
-    #[error("issuance database: {0}")]
+    #[error("issuance database: {}", db::told(.0))]
     Sql(sqlx::Error),
     /// A check or trigger of the schema refused; the text is its own.
     #[error("the issuance database refused: {0}")]

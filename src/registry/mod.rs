@@ -21,7 +21,7 @@ pub use error::RegistryError;
 pub use ops::{Added, Correction, HolderRevocation, NewCertificate, Order};
 pub use publishers::{Claim, LAPSE, Node, Publisher};
 
-use crate::db::{Kind, Mode, Place, ServerKind};
+use crate::db::{DbError, Kind, Mode, Place, ServerKind};
 use crate::pki::{Certificate, Issuer, IssuerName, Reason, Revocation, Serial, Status, Time};
 use sql::{Pool, Record, Session, Value};
 use std::fmt;
@@ -32,6 +32,8 @@ use thiserror::Error;
 pub const KIND: Kind = Kind {
     name: "issuance database",
     application_id: 0x4a52_6567,
+    // Holders' references are nobody's business but the CA's, whose software may write here as another user.
+    permissions: 0o660,
     migrations: &[include_str!("schema.sql"), include_str!("schema_ca.sql"), include_str!("schema_publishers.sql")],
 };
 
@@ -178,6 +180,14 @@ impl Registry {
         Self::open_as(&place.into(), Mode::ReadWrite).await
     }
 
+    /// Opens the database at `place` and changes nothing.
+    ///
+    /// # Errors
+    /// As [`crate::db::open`].
+    pub async fn read_only(place: impl Into<Place>) -> Result<Self, RegistryError> {
+        Self::open_as(&place.into(), Mode::ReadOnly).await
+    }
+
     async fn open_as(place: &Place, mode: Mode) -> Result<Self, RegistryError> {
         Ok(Self { pool: Pool::open(place, mode).await?, place: place.to_string() })
     }
@@ -198,13 +208,19 @@ impl Registry {
     async fn write<T>(&self, work: impl AsyncFn(&mut Session) -> Result<T, RegistryError>) -> Result<T, RegistryError> {
         let mut attempts = 1..;
         loop {
-            let mut session = self.pool.write().await?;
-            let outcome = match work(&mut session).await {
-                Ok(done) => session.commit().await.map(|()| done).map_err(RegistryError::from),
-                refused => refused,
+            let outcome = match self.pool.write().await {
+                Ok(mut session) => match work(&mut session).await {
+                    Ok(done) => session.commit().await.map(|()| done).map_err(RegistryError::from),
+                    refused => refused,
+                },
+                Err(error) => Err(error.into()),
             };
             match outcome {
                 Err(RegistryError::Sql(error)) if error::gave_way(&error) && attempts.next() < Some(ATTEMPTS) => {}
+                // With its name: who may write to it is a question of that file.
+                Err(RegistryError::Sql(source)) => {
+                    return Err(DbError::Sql { name: KIND.name, place: self.place.clone(), source }.into());
+                }
                 outcome => return outcome,
             }
         }

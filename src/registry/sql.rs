@@ -35,7 +35,7 @@ impl Pool {
 
     pub(super) async fn close(&self) {
         match self {
-            Self::Sqlite(pool) => pool.close().await,
+            Self::Sqlite(pool) => db::close(pool).await,
             Self::Postgres(pool) => pool.close().await,
             Self::MariaDb(pool) => pool.close().await,
         }

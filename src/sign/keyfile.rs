@@ -56,6 +56,12 @@ pub enum KeyError {
         /// The permission bits.
         mode: u32,
     },
+    /// It names a key in a token.
+    #[error(
+        "{0}: keys are read from files, not from tokens; the CA's key can stay in its token where the CA's own software \
+         signs the CRLs: leave it out here, and give OCSP a delegate with a key in a file"
+    )]
+    Token(PathBuf),
     /// It cannot be read.
     #[error("{path}: cannot read the private key: {source}")]
     Read {
@@ -137,9 +143,16 @@ pub(super) fn load(path: &Path, certificate: &Certificate) -> Result<Signer, Key
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-    let failed = |source| KeyError::Read { path: path.to_owned(), source };
+    let is_token = path.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"pkcs11:"));
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound if is_token => KeyError::Token(path.to_owned()),
+        _ => KeyError::Read { path: path.to_owned(), source },
+    };
     let mut file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(KeyError::Permissions { path: path.to_owned(), mode });
@@ -254,6 +267,15 @@ mod tests {
             let refused = refusal(key, &certificate("ocsp-p256.pem"));
             assert!(refused.contains("is encrypted") && refused.contains("openssl pkey -in"), "{key}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_folder_and_a_key_in_a_token_are_called_what_they_are() {
+        let (of, dir) = (certificate("ocsp-p256.pem"), tempfile::tempdir().unwrap());
+        let refused = load(dir.path(), &of).unwrap_err().to_string();
+        assert!(refused.contains("is a directory") && !refused.contains("chmod"), "{refused}");
+        let refused = load(&dir.path().join("pkcs11:token=ca;object=key"), &of).unwrap_err().to_string();
+        assert!(refused.contains("keys are read from files") && refused.contains("delegate"), "{refused}");
     }
 
     #[test]

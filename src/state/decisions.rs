@@ -83,7 +83,17 @@ impl State {
         query.execute(connection).await.map(drop).map_err(self.sql())
     }
 
-    /// What operators decided about numbers and the clock: when, who, what; oldest first.
+    /// An operator's word on the issuance database.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub async fn note(&self, what: &str, actor: &str, now: Time) -> Result<(), StateError> {
+        let mut transaction = self.begin().await?;
+        self.decide(&mut transaction, now, actor, what).await?;
+        transaction.commit().await.map_err(self.sql())
+    }
+
+    /// What operators decided: when, who, what; oldest first.
     ///
     /// # Errors
     /// If the store cannot be read.

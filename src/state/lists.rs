@@ -210,7 +210,8 @@ impl State {
         Ok(names.into_iter().map(Scope).collect())
     }
 
-    /// Remembers for good how an issuer's certificates are divided into shards; 0 stands for not at all.
+    /// Remembers for good how an issuer's certificates are divided into shards, unless the store is only read; 0 stands
+    /// for not at all.
     ///
     /// # Errors
     /// [`StateError::Division`] if they were divided otherwise before.
@@ -218,7 +219,7 @@ impl State {
         let query = sqlx::query("SELECT shards, rule FROM divisions WHERE issuer = ?").bind(issuer.as_str());
         let known = query.fetch_optional(&self.0.pool).await.map_err(self.sql())?;
         let Some(known) = known else {
-            if shards > 0 {
+            if shards > 0 && self.0.mode != crate::db::Mode::ReadOnly {
                 let query = sqlx::query("INSERT INTO divisions VALUES (?, ?, ?)").bind(issuer.as_str());
                 query.bind(shards).bind(rule).execute(&self.0.pool).await.map_err(self.sql())?;
             }

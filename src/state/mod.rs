@@ -16,11 +16,11 @@ mod tests;
 
 pub use decisions::Doubt;
 pub use lists::{Form, JournalRow, Keep, ListParts, ListRow, NewChunk, NewList, Revision, Slot, Turnover};
+pub use schema::KIND;
 pub use seen::Seen;
 
 use crate::db::{self, DbError, Mode};
 use crate::pki::{IssuerName, Serial, Time};
-use schema::KIND;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 use sqlx::{AssertSqlSafe, Executor, Row, SqliteConnection, SqlitePool, Transaction};
@@ -43,7 +43,7 @@ pub enum StateError {
     #[error(transparent)]
     Open(#[from] DbError),
     /// SQLite refused.
-    #[error("state store {path}: {source}")]
+    #[error("state store {path}: {}", db::told(source))]
     Sql {
         /// The store.
         path: PathBuf,
@@ -150,6 +150,7 @@ pub struct State(Arc<Shared>);
 struct Shared {
     pool: SqlitePool,
     path: PathBuf,
+    mode: Mode,
     claim: tokio::sync::Mutex<Option<File>>,
 }
 
@@ -159,13 +160,25 @@ impl State {
     /// # Errors
     /// If the file cannot be made or read, or is no state store.
     pub async fn open(path: &Path) -> Result<Self, StateError> {
-        let pool = db::open(path, &KIND, Mode::Create).await?;
-        Ok(Self(Arc::new(Shared { pool, path: path.to_owned(), claim: tokio::sync::Mutex::default() })))
+        Self::open_as(path, Mode::Create).await
+    }
+
+    /// Opens the store at `path` and changes nothing.
+    ///
+    /// # Errors
+    /// As [`State::open`], or if it is not there or an older one.
+    pub async fn read_only(path: &Path) -> Result<Self, StateError> {
+        Self::open_as(path, Mode::ReadOnly).await
+    }
+
+    async fn open_as(path: &Path, mode: Mode) -> Result<Self, StateError> {
+        let pool = db::open(path, &KIND, mode).await?;
+        Ok(Self(Arc::new(Shared { pool, path: path.to_owned(), mode, claim: tokio::sync::Mutex::default() })))
     }
 
     /// Closes the file properly; what is asked afterwards fails.
     pub async fn close(&self) {
-        self.0.pool.close().await;
+        db::close(&self.0.pool).await;
     }
 
     /// Makes this process the only one that publishes from this store, until it ends or drops the store.

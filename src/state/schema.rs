@@ -2,10 +2,12 @@
 
 use crate::db::Kind;
 
-pub(super) const KIND: Kind = Kind {
+/// The state store as [`crate::db`] knows it.
+pub const KIND: Kind = Kind {
     name: "state store",
     // "JyST".
     application_id: 0x4a79_5354,
+    permissions: 0o600,
     migrations: &[
         r"
         CREATE TABLE revocations (

@@ -1,7 +1,9 @@
 //! Several CAs in one server.
 
-use crate::harness::{Said, Server, contains, copy_test_pki, jarchy, openssl, text, wait_until};
+use crate::crl_commands::admin;
+use crate::harness::{Said, Server, contains, copy_test_pki, jarchy, openssl, run, text, wait_until};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -56,6 +58,80 @@ fn ask(dir: &Path, server: &Server, name: &str, ca: &str, path: &str) -> Said {
     let (ca, certificate) = (dir.join(ca), dir.join(format!("{name}.pem")));
     let (ca, url) = (text(&ca), format!("{}{path}", server.url));
     openssl(&["ocsp", "-issuer", ca, "-CAfile", ca, "-url", &url, "-cert", text(&certificate)])
+}
+
+/// A CA that signs its own OCSP responses and CRLs, and whose certificate has ended.
+fn expired_ca(dir: &Path) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Old CA");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    use rcgen::KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+    params.key_usages = vec![DigitalSignature, KeyCertSign, CrlSign];
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2016, 1, 1), rcgen::date_time_ymd(2026, 1, 1));
+    fs::write(dir.join("old.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(dir.join("old.key"), key.serialize_pem()).unwrap();
+    fs::set_permissions(dir.join("old.key"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_ca_that_has_ended_keeps_nobody_else_from_answering() {
+    let work = two_cas();
+    let dir = work.path();
+    expired_ca(dir);
+    let config = dir.join("jarchy.toml");
+    let old = "
+[[issuer]]
+name = \"old\"
+certificate = \"old.pem\"
+[issuer.crl]
+key = \"old.key\"
+";
+    let before = fs::read_to_string(&config).unwrap();
+    let with_admin = before.replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+    fs::write(&config, with_admin.clone() + old).unwrap();
+    let check = || jarchy(&["config", "check", "--config", text(&config)]);
+    let checked = check().ok("config check").out;
+    assert!(checked.contains("issuer \"old\" answers nothing") && checked.ends_with(" can be served\n"), "{checked}");
+    assert!(!dir.join("jarchy-state.db").exists(), "it was only looked at");
+
+    let server = Server::start(&["serve", "--config", text(&config)], &dir.join("log"));
+    let said = ask(dir, &server, "ec", "ca-p256.pem", "/ocsp").all();
+    assert!(said.contains("Response verify OK") && said.contains(".pem: good"), "{said}");
+    let admin = admin(&server);
+    let ready = |issuer: &str| {
+        let url = format!("http://{admin}/health/ready{issuer}");
+        run("curl", &["-sS", "-o", "/dev/null", "-w", "%{http_code}", &url]).ok("curl").out
+    };
+    wait_until("the CRLs are there", || contains(&ready("/ec"), "200"));
+    assert_eq!([ready("/rsa"), ready("/old"), ready("")], ["200", "503", "503"]);
+    let metrics = run("curl", &["-sS", &format!("http://{admin}/metrics")]).ok("curl").out;
+    for shown in [
+        "jarchy_component_state{component=\"ocsp:old\",state=\"failed\"} 1",
+        "jarchy_certificate_not_after_seconds{issuer=\"old\",role=\"ca\"} 1767225600",
+        "jarchy_config_reload_success 1",
+    ] {
+        contains(&metrics, shown).unwrap();
+    }
+
+    // What a running service would refuse is found before it is told of it.
+    fs::write(&config, with_admin.replace("key = \"ocsp-rsa2048.key\"", "key = \"ocsp-p256.key\"") + old).unwrap();
+    let refused = check();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    contains(&refused.err, "issuer \"rsa\": ").unwrap();
+    contains(&refused.err, "does not belong to the certificate").unwrap();
+    server.signal("HUP");
+    let metric = |shown: &str| {
+        let metrics = run("curl", &["-sS", &format!("http://{admin}/metrics")]).ok("curl").out;
+        contains(&metrics, shown)
+    };
+    wait_until("it is refused", || metric("jarchy_config_reload_success 0"));
+    let other = with_admin.replacen("[server]\n", "[server]\ndrain = \"7s\"\n", 1);
+    fs::write(&config, other + old).unwrap();
+    server.signal("HUP");
+    wait_until("it is taken", || metric("jarchy_config_reload_success 1"));
+    contains(&server.log(), "needs a restart: server.drain").unwrap();
+    server.stop();
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) struct Now {
     /// Issuer of the config file
     issuer: IssuerName,
     /// The operator's listener, if it is not where the config file says
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = crate::config::address)]
     admin: Option<SocketAddr>,
     /// Print one JSON object
     #[arg(long)]

@@ -2,7 +2,7 @@
 //! has to stand in the certificate (CRL-70, CRL-71).
 
 use super::{ConfigFile, configured};
-use crate::app;
+use crate::cli::on_registry;
 use crate::config::{Config, ShardBy, Shards};
 use crate::crl::{Kind, Part, shard_of};
 use crate::pki::{IssuerName, Serial};
@@ -39,7 +39,9 @@ impl Shard {
         let settings = settings.with_context(|| format!("the certificates of {issuer} are not divided into shards"))?;
         let entry = match settings.by {
             ShardBy::Hash => None,
-            ShardBy::Database | ShardBy::Kind => app::open_registry(&config).await?.get(&issuer, &self.serial).await?,
+            ShardBy::Database | ShardBy::Kind => {
+                on_registry(&config, async |on| Ok(on.get(&issuer, &self.serial).await?)).await?
+            }
         };
         let told = match settings.by {
             ShardBy::Kind => {

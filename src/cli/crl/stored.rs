@@ -4,7 +4,7 @@
 use super::decide::take_over;
 use super::{ConfigFile, Store, Which, configured, der, hex, load_file, title};
 use crate::app;
-use crate::cli::{Audited, read_certificate, select};
+use crate::cli::{Audited, on_registry, read_certificate, select};
 use crate::config::{self, Config};
 use crate::crl::ca_mark;
 use crate::crl::publish::Directory;
@@ -316,13 +316,16 @@ impl Adopt {
                 }
             }
         } else {
-            let registry = app::open_registry(config).await?;
-            for serial in &missing {
-                let known = registry.get(&self.which.issuer, serial).await?;
-                if known.is_some_and(|known| explains(&known.status, known.released_at, known.not_after)) {
-                    explained.insert(*serial);
+            on_registry(config, async |registry| {
+                for serial in &missing {
+                    let known = registry.get(&self.which.issuer, serial).await?;
+                    if known.is_some_and(|known| explains(&known.status, known.released_at, known.not_after)) {
+                        explained.insert(*serial);
+                    }
                 }
-            }
+                Ok(())
+            })
+            .await?;
         }
         missing.retain(|serial| !explained.contains(serial));
         Ok(missing)

@@ -116,7 +116,8 @@ fn promise_4_a_revocation_during_a_slow_signature_reaches_everybody_who_asked_af
     index.vouch(NOW);
     index.set_complete();
     let (authority, issuer) = from_testdata("rsa2048", Arc::clone(&index), policy());
-    let now = Arc::new(ManualClock::new(NOW.max(authority.not_after() - Duration::from_secs(86_400))));
+    let now =
+        Arc::new(ManualClock::new(NOW.max(authority.look_after_signers(NOW).until - Duration::from_secs(86_400))));
     index.vouch(now.now());
     let responder = Responder::new(vec![authority], 1 << 20, Limits::default(), Arc::clone(&now) as _, Metrics::new());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
@@ -153,7 +154,7 @@ fn a_burst_for_one_certificate_signs_once_with_quick_keys_and_with_slow_ones() {
         index.apply(&[(serial(1), record(Status::Good, 0))]);
         index.set_complete();
         let (authority, issuer) = from_testdata(kind, Arc::clone(&index), policy());
-        let now = NOW.max(authority.not_after() - Duration::from_secs(86_400));
+        let now = NOW.max(authority.look_after_signers(NOW).until - Duration::from_secs(86_400));
         index.vouch(now);
         let (clock, metrics) = (Arc::new(ManualClock::new(now)), Metrics::new());
         let responder = Responder::new(vec![authority], 1 << 20, Limits::default(), clock, metrics.clone());
