@@ -4,7 +4,7 @@
 //! and nobody is answered; sockets, and sources that need not be there at a start, are left alone.
 
 use super::leases::Leases;
-use super::{Common, Signers, assemble, lasting, unregistered};
+use super::{Common, Signers, assemble, lasting, may_pass, unregistered};
 use crate::config::Config;
 use crate::db::DbError;
 use crate::health::Health;
@@ -31,10 +31,10 @@ pub async fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     }?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let guard = Arc::new(ClockGuard::new(Arc::clone(&clock)));
-    let leases = Arc::new(Leases::new(config));
-    let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state, leases };
+    let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state };
+    let mut warnings = Vec::new();
     if config.uses_database() {
-        look_at_database(config).await?;
+        warnings.extend(look_at_database(config).await?);
     }
     let mut issuers = Vec::new();
     for settings in &config.issuers {
@@ -43,26 +43,26 @@ pub async fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     }
     let (_, responder) = assemble(config, &issuers, &mut (0..), &common)?;
     let now = common.clock.now();
-    let lapsed =
-        responder.look_after_signers(now).filter(|of| !of.signs).map(|Signers { issuer, from, until, .. }| {
-            format!(
-                "issuer \"{issuer}\" answers nothing: its last certificate for OCSP is valid from {from} to {until}"
-            )
-        });
-    let lapsed = lapsed.collect();
+    let lapsed = responder.tenures(now).filter(|tenure| !tenure.signs).map(|Tenure { issuer, from, until, .. }| {
+        format!("issuer \"{issuer}\" answers nothing: its last certificate for OCSP is valid from {from} to {until}")
+    });
+    warnings.extend(lapsed);
     common.state.close().await;
-    Ok(lapsed)
+    Ok(warnings)
 }
 
-async fn look_at_database(config: &Config) -> anyhow::Result<()> {
-    match Registry::read_only(&config.database.place).await {
+/// Whether the database knows the CAs by the names that the config gives them; what to say where it is out of reach.
+async fn look_at_database(config: &Config) -> anyhow::Result<Option<String>> {
+    let look = async {
+        let registry = Registry::read_only(&config.database.place).await?;
+        let looked = unregistered(config, &registry, |issuer| issuer.source.is_none()).await;
+        registry.close().await;
+        looked.map(drop)
+    };
+    match look.await {
+        Err(error) if may_pass(&error) => Ok(Some(format!("{error}: nothing but known revocations is answered"))),
         // A start brings it up to date.
-        Err(RegistryError::Db(DbError::Older { .. })) => Ok(()),
-        opened => {
-            let registry = opened?;
-            let looked = unregistered(config, &registry, |issuer| issuer.source.is_none()).await.map(drop);
-            registry.close().await;
-            looked
-        }
+        Err(error) if matches!(error.downcast_ref(), Some(RegistryError::Db(DbError::Older { .. }))) => Ok(None),
+        looked => looked.map(|()| None),
     }
 }
