@@ -5,7 +5,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group};
-use jarchy::crl::encode::{Edit, Entries, Head, lay, seal};
+use jarchy::crl::encode::{Head, lay, seal};
+use jarchy::crl::entries::{Edit, Entries};
 use jarchy::crl::read::List;
 use jarchy::crl::{Parts, Publisher, PublisherConfig, Share, Shelf};
 use jarchy::health::Health;

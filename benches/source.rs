@@ -3,7 +3,8 @@
 //! the height is its own. With `--test` a small list, to see that it works.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
-use jarchy::crl::encode::{Entries, Head, lay, seal};
+use jarchy::crl::encode::{Head, lay, seal};
+use jarchy::crl::entries::Entries;
 use jarchy::index::{Index, Record};
 use jarchy::pki::{Certificate, Clock, Issuer, Reason, Revocation, Serial, SystemClock, Time};
 use jarchy::sign::Signer;

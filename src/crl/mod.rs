@@ -14,6 +14,7 @@
 
 mod demand;
 pub mod encode;
+pub mod entries;
 mod lease;
 pub mod plan;
 pub mod publish;

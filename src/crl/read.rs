@@ -440,7 +440,8 @@ fn entry(mut fields: Reader<'_>, in_delta: bool) -> Result<(Serial, Word), ReadE
 mod tests {
     #![allow(clippy::unwrap_used, clippy::as_conversions, clippy::indexing_slicing)]
     use super::*;
-    use crate::crl::encode::{Head, lay, put_removed, put_revoked, seal};
+    use crate::crl::encode::{Head, lay, seal};
+    use crate::crl::entries::{put_removed, put_revoked};
 
     const ALGORITHM: &[u8] = &[0x30, 0x0a, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
 

@@ -3,7 +3,7 @@
 //! Goes in: the state store and the index. Comes out: the ledger and the changes that no list tells yet. An
 //! entry that nothing explains away stays listed (promise 6).
 
-use super::encode::Entries;
+use super::entries::Entries;
 use super::read::{List, ReadError, Word};
 use super::revision::Ledger;
 use super::share::{Beginning, Known, fold, prune_key};

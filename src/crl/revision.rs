@@ -7,7 +7,8 @@
 //! Invariants: the complete list and its delta are twins, of one number, thisUpdate and content (CRL-22);
 //! what a list says is the list before it, less what the draft explains, plus what it tells (promise 6).
 
-use super::encode::{self, Edit, Entries, Head, Pool};
+use super::encode::{self, Head, Pool};
+use super::entries::{self, Edit, Entries};
 use super::plan::{self, Past};
 use super::read::{self, List, ReadError, Word};
 use super::{History, KeepExpired, Kind, PublisherConfig};
@@ -245,7 +246,7 @@ impl Draft {
                 }
                 self.expected.push((serial, revocation));
                 let mut entry = Vec::new();
-                encode::put_revoked(&mut entry, &serial, &revocation);
+                entries::put_revoked(&mut entry, &serial, &revocation);
                 if listed.is_none_or(|listed| listed.entry != entry) {
                     self.told.insert(serial, None);
                 } else if listed.is_some_and(|listed| listed.prune_key == prune_key) {
@@ -259,7 +260,7 @@ impl Draft {
                 None
             }
             Status::Good => {
-                let on_hold = |listed: encode::Listed<'_>| {
+                let on_hold = |listed: entries::Listed<'_>| {
                     read::listed(listed.entry).is_ok_and(|(_, said)| said.reason == Reason::CertificateHold)
                 };
                 if !change.released || !listed.is_none_or(on_hold) {
@@ -372,7 +373,7 @@ impl Draft {
         for (serial, released_at) in told {
             count += 1;
             match (released_at, self.entries.get(serial)) {
-                (Some(at), _) => encode::put_removed(&mut out, serial, *at),
+                (Some(at), _) => entries::put_removed(&mut out, serial, *at),
                 (None, Some(listed)) => out.extend_from_slice(listed.entry),
                 // It was listed, and a regular complete list carried it after its end (CRL-65); expiry is
                 // no removal.

@@ -504,7 +504,7 @@ async fn promise_6_an_entry_that_a_fault_of_ours_drops_is_put_back() {
     let before = listed(&house.shelf.complete().unwrap());
     let ledger = Arc::make_mut(&mut publisher.ledger);
     let lost = [serial(5), serial(1_700)].into_iter().collect::<BTreeSet<_>>();
-    ledger.entries.apply(&lost.iter().map(|serial| (*serial, encode::Edit::Drop)).collect::<Vec<_>>());
+    ledger.entries.apply(&lost.iter().map(|serial| (*serial, entries::Edit::Drop)).collect::<Vec<_>>());
     house.index.apply(&[(serial(9_999), revoked(Reason::KeyCompromise, at(1)))]);
     house.advance(at(1));
     settle(&mut publisher).await;
