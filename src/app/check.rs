@@ -31,7 +31,8 @@ pub async fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     }?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let guard = Arc::new(ClockGuard::new(Arc::clone(&clock)));
-    let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state };
+    let leases = Arc::new(Leases::new(config));
+    let common = Common { clock, guard, health: Health::new(), metrics: Metrics::new(), state, leases };
     let mut warnings = Vec::new();
     if config.uses_database() {
         warnings.extend(look_at_database(config).await?);
@@ -43,10 +44,10 @@ pub async fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     }
     let (_, responder) = assemble(config, &issuers, &mut (0..), &common)?;
     let now = common.clock.now();
-    let lapsed = responder.tenures(now).filter(|tenure| !tenure.signs).map(|Tenure { issuer, from, until, .. }| {
+    let lapsed = responder.look_after_signers(now).filter(|of| !of.signs);
+    warnings.extend(lapsed.map(|Signers { issuer, from, until, .. }| {
         format!("issuer \"{issuer}\" answers nothing: its last certificate for OCSP is valid from {from} to {until}")
-    });
-    warnings.extend(lapsed);
+    }));
     common.state.close().await;
     Ok(warnings)
 }
