@@ -24,7 +24,9 @@ const YEAR_2050: i64 = 2_524_608_000;
 const YEAR_1950: i64 = -631_152_000;
 
 struct Civil {
-    year: u16,
+    /// The year's first two digits, and its last two.
+    century: u8,
+    of_century: u8,
     month: u8,
     day: u8,
     hour: u8,
@@ -58,36 +60,40 @@ impl Time {
 
     /// Days since the epoch to year, month, day, after the shifted-year method: a year that begins in
     /// March has its leap day last, so that month lengths follow one linear formula.
+    ///
+    /// Counted without signs from the March before the year 0, in the cycle of 400 years that ends with it:
+    /// every cached answer spells five times, and this was a seventh of its instructions.
     fn civil(self) -> Civil {
-        let seconds = self.0.clamp(YEARS_0_TO_9999.0, YEARS_0_TO_9999.1);
-        let (days, of_day) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
-        let shifted = days + 719_468;
-        let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+        let (first, last) = YEARS_0_TO_9999;
+        let seconds = self.0.clamp(first, last).abs_diff(first);
+        let (days, of_day) = (seconds / DAY.unsigned_abs(), seconds % DAY.unsigned_abs());
+        let shifted = days + 146_097 - 60;
+        let (era, of_era) = (shifted / 146_097, shifted % 146_097);
         let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
         let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let from_march = (5 * of_year + 2) / 153;
         let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-        let small = |n: i64| u8::try_from(n).unwrap_or(0);
+        let small = |n: u64| u8::try_from(n).unwrap_or(0);
+        let year = year_of_era + era * 400 + u64::from(month <= 2) - 400;
         Civil {
-            year: u16::try_from(year_of_era + era * 400 + i64::from(month <= 2)).unwrap_or(0),
+            century: small(year / 100),
+            of_century: small(year % 100),
             month: small(month),
             day: small(of_year - (153 * from_march + 2) / 5 + 1),
             hour: small(of_day / 3_600),
             minute: small(of_day / 60 % 60),
             second: small(of_day % 60),
-            weekday: small(days.rem_euclid(7)),
+            weekday: small((days + 2) % 7),
         }
     }
 
     /// `YYYYMMDDHHMMSSZ`: the content of a GeneralizedTime (OCSP-42, CRL-06).
     #[must_use]
     pub fn generalized(self) -> [u8; 15] {
-        let civil = self.civil();
-        let mut out = *b"00000000000000Z";
-        digits(&mut out[0..4], civil.year);
-        for (at, value) in [(4, civil.month), (6, civil.day), (8, civil.hour), (10, civil.minute), (12, civil.second)] {
-            digits(&mut out[at..at + 2], value.into());
-        }
+        let Civil { century, of_century, month, day, hour, minute, second, .. } = self.civil();
+        let mut out = [b'Z'; 15];
+        let digits = [century, of_century, month, day, hour, minute, second].map(digits);
+        out[..14].copy_from_slice(digits.as_flattened());
         out
     }
 
@@ -121,10 +127,12 @@ impl Time {
         out[0..3].copy_from_slice(DAYS[usize::from(civil.weekday) % 7]);
         let month = usize::from(civil.month.clamp(1, 12) - 1) * 3;
         out[8..11].copy_from_slice(&MONTHS[month..month + 3]);
-        digits(&mut out[12..16], civil.year);
-        for (at, value) in [(5, civil.day), (17, civil.hour), (20, civil.minute), (23, civil.second)] {
-            digits(&mut out[at..at + 2], value.into());
-        }
+        out[5..7].copy_from_slice(&digits(civil.day));
+        out[12..14].copy_from_slice(&digits(civil.century));
+        out[14..16].copy_from_slice(&digits(civil.of_century));
+        out[17..19].copy_from_slice(&digits(civil.hour));
+        out[20..22].copy_from_slice(&digits(civil.minute));
+        out[23..25].copy_from_slice(&digits(civil.second));
         out
     }
 
@@ -212,11 +220,8 @@ impl Time {
     }
 }
 
-fn digits(out: &mut [u8], mut value: u16) {
-    for place in out.iter_mut().rev() {
-        *place = b'0' + u8::try_from(value % 10).unwrap_or(0);
-        value /= 10;
-    }
+const fn digits(value: u8) -> [u8; 2] {
+    [b'0' + value / 10 % 10, b'0' + value % 10]
 }
 
 fn number(text: &[u8]) -> Option<i64> {
@@ -229,8 +234,8 @@ impl fmt::Display for Time {
         let civil = self.civil();
         write!(
             f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
-            civil.year, civil.month, civil.day, civil.hour, civil.minute, civil.second
+            "{:02}{:02}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+            civil.century, civil.of_century, civil.month, civil.day, civil.hour, civil.minute, civil.second
         )
     }
 }
@@ -385,6 +390,18 @@ mod tests {
         }
         assert_eq!(Time::from_http_date(b"Sun, 06 Nov 1994 08:49:37 UTC"), None);
         assert_eq!(Time::from_http_date(b"Mon, 06 Nov 1994 08:49:37 GMT"), None);
+    }
+
+    #[test]
+    fn every_day_comes_back() {
+        let (first, last) = YEARS_0_TO_9999;
+        for (day, begin) in (first..=last).step_by(86_400).enumerate() {
+            let time = Time::from_unix(begin + i64::try_from(day).unwrap() % DAY);
+            assert_eq!(Time::from_generalized(&time.generalized()), Some(time));
+            if day % 50 == 0 {
+                assert_eq!(Time::from_http_date(&time.http_date()), Some(time));
+            }
+        }
     }
 
     #[test]
