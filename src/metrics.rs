@@ -186,6 +186,8 @@ label! {
         Body = "body_timeout",
         /// The client read too slowly.
         Write = "slow_reader",
+        /// Newer versions of the list that the client was reading are being read.
+        Superseded = "newer_list",
         /// What came was not HTTP as we accept it.
         Protocol = "protocol_error",
         /// The server stopped and the connection was not done by the deadline.

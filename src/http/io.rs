@@ -1,7 +1,8 @@
 //! One client's socket, with the manners that hyper leaves to us.
 //!
 //! Goes in: a TCP stream. Comes out: the same bytes for hyper, after [`Framing`] looked at them, and an
-//! error once the client is too slow: with a head, with its next request, or in taking our answer.
+//! error once the client is too slow: with a head, with its next request, or in taking our answer, which
+//! it may no longer have the time for ([`Lease`]).
 //! Bodies are timed where they are read, so that the client is told. Requests that [`Hot`] answers are
 //! answered here, and hyper does not hear of them: before it is needed at all by [`Io::poll_plain`], later
 //! while it reads.
@@ -9,6 +10,7 @@
 //! Invariants: one timer a connection, and no step of a healthy request waits for it; answers leave in the
 //! order of their requests.
 
+use super::body::Lease;
 use super::framing::{Framing, Place};
 use super::hot::{Done, Hot, Work};
 use super::server::Limits;
@@ -17,8 +19,8 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -46,6 +48,8 @@ pub(super) struct Handled {
     owes: AtomicBool,
     /// Whether an answer went out in pieces: then it is not known when hyper has handed over the last one.
     streamed: AtomicBool,
+    /// The large list of which hyper holds a piece; it takes up no other before it has handed over the last.
+    lease: Mutex<Weak<Lease>>,
 }
 
 impl Handled {
@@ -56,16 +60,23 @@ impl Handled {
         self.owes.store(true, Ordering::Relaxed);
     }
 
-    /// The answer is ready to be sent; `closes` if it is the last one by our will, `streams` if it will come
+    /// The answer is ready to be sent; `closes` if it is the last one by our will. With a `lease` it will come
     /// in pieces.
-    pub(super) fn end(&self, closes: bool, streams: bool) {
-        if streams {
+    pub(super) fn end(&self, closes: bool, lease: Option<&Arc<Lease>>) {
+        if let Some(lease) = lease {
+            *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(lease);
             self.streamed.store(true, Ordering::Relaxed);
         }
         if closes {
             self.closes.store(true, Ordering::Relaxed);
         }
         self.busy.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the list that is being sent has to be let go; if not, the task is woken when it has.
+    fn is_superseded(&self, cx: &mut Context<'_>) -> bool {
+        let lease = || self.lease.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        self.streamed.load(Ordering::Relaxed) && lease().is_some_and(|lease| lease.has_ended(cx))
     }
 }
 
@@ -302,10 +313,14 @@ impl Io {
 
     fn waits_for_reader(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let since = *self.drain.waiting.get_or_insert_with(Instant::now);
-        if !self.has_passed(since + self.drain.left, cx) {
+        let cut = if self.handled.is_superseded(cx) {
+            Cut::Superseded
+        } else if self.has_passed(since + self.drain.left, cx) {
+            Cut::Write
+        } else {
             return Poll::Pending;
-        }
-        self.metrics.cut.count(Cut::Write);
+        };
+        self.metrics.cut.count(cut);
         // What the kernel still holds for this reader is dropped, not kept until it is taken.
         _ = self.stream.set_zero_linger();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

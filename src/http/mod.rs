@@ -29,7 +29,7 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-use crate::crl::{Published, Shelf, plan};
+use crate::crl::{Shelf, plan};
 use crate::metrics::{Cut, Document, Method as CountedMethod, Metrics, Outcome};
 use crate::ocsp::response::Failure;
 use crate::ocsp::{Caching, Client, Reply, Responder};
@@ -42,6 +42,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use path::{List, Route, Which};
+use pem::Texts;
 use range::Asked;
 use server::Limits;
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// No cached list outlives this, so that a fresh one reaches clients soon (CRL-92).
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(3600);
@@ -76,19 +78,22 @@ const GET_HEAD_POST: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 #[derive(Debug)]
 struct Lists {
     shelf: Arc<Shelf>,
-    complete: Versions,
-    delta: Versions,
-    older: Versions,
-    complete_text: pem::Copy,
-    delta_text: pem::Copy,
-    older_text: pem::Copy,
+    complete: Series,
+    delta: Series,
+    older: Series,
+}
+
+/// What is in memory for the readers of lists that follow one another.
+#[derive(Debug, Default)]
+struct Series {
+    versions: Versions,
+    texts: Arc<Mutex<Texts>>,
 }
 
 impl Lists {
     fn new(shelf: Arc<Shelf>) -> Self {
-        let [complete, delta, older] = std::array::from_fn(|_| Versions::default());
-        let [complete_text, delta_text, older_text] = std::array::from_fn(|_| pem::Copy::default());
-        Self { shelf, complete, delta, older, complete_text, delta_text, older_text }
+        let [complete, delta, older] = std::array::from_fn(|_| Series::default());
+        Self { shelf, complete, delta, older }
     }
 }
 
@@ -320,12 +325,19 @@ impl Site {
         let Some(files) = self.issuers.get(list.issuer) else { return not_found() };
         let lists = list.part.map_or(files.whole.as_ref(), |part| files.parts.get(part));
         let Some(lists) = lists else { return not_found() };
-        let (document, published, versions, text) = match list.which {
-            Which::Complete => (Document::Complete, lists.shelf.complete(), &lists.complete, &lists.complete_text),
-            Which::Delta => (Document::Delta, lists.shelf.delta(), &lists.delta, &lists.delta_text),
+        let series = match list.which {
+            Which::Complete => &lists.complete,
+            Which::Delta => &lists.delta,
+            Which::Numbered(_) => &lists.older,
+        };
+        // First, so that whoever waits for a text keeps no list in memory meanwhile.
+        let texts = if list.is_text { Some(Arc::clone(&series.texts).lock_owned().await) } else { None };
+        let (document, published) = match list.which {
+            Which::Complete => (Document::Complete, lists.shelf.complete()),
+            Which::Delta => (Document::Delta, lists.shelf.delta()),
             Which::Numbered(number) => {
                 let Some(published) = lists.shelf.numbered(number).await else { return not_found() };
-                (Document::Numbered, Some(published), &lists.older, &lists.older_text)
+                (Document::Numbered, Some(published))
             }
         };
         self.metrics.documents.count(document);
@@ -333,16 +345,23 @@ impl Site {
         // What is asked for by its number never changes.
         let is_current = !matches!(list.which, Which::Numbered(_));
         let max_age = if is_current { self.max_age(files) } else { LONGEST_MAX_AGE };
-        if !list.is_text {
-            let body = |part| Payload::list(published.bytes.slice(part), published.number, versions);
-            let file = (published.bytes.len(), body);
-            return self.published(request, &published, &published.etag, max_age, file, PKIX_CRL);
-        }
-        let Some(text) = text.of(&published).await else { return not_yet() };
-        let body = |part| Payload::list(text.slice(part), published.number, versions);
-        // Another entity tag, because the octets are others.
-        let tag = format!("{}-pem\"", published.etag.trim_end_matches('"'));
-        self.published(request, &published, &tag, max_age, (text.len(), body), PEM)
+        let (bytes, tag, content_type) = match texts {
+            None => (published.bytes.clone(), published.etag.clone(), PKIX_CRL),
+            Some(texts) => {
+                let Some(text) = Texts::of(texts, Arc::clone(&published)).await else { return not_yet() };
+                // Another entity tag, because the octets are others.
+                (text, format!("{}-pem\"", published.etag.trim_end_matches('"')), PEM)
+            }
+        };
+        let now = self.clock.now();
+        let max_age = max_age.min(LONGEST_MAX_AGE).min(published.next_update.since(now));
+        // A number is at least the second in which it was given, which is at least thisUpdate: the list
+        // whose number equals its thisUpdate is the first of that second, and the current one the last.
+        let is_only_version = i64::try_from(published.number) == Ok(published.this_update.unix());
+        let modified = Some(published.this_update);
+        let validators = Validators { tag: tag.as_bytes(), modified, is_only_version };
+        let body = |part| Payload::list(&bytes, part, published.number, &series.versions);
+        validators.file(request, bytes.len(), body, content_type, now..now + max_age)
     }
 
     fn certificate(&self, issuer: &str, request: &Parts) -> Answer {
@@ -350,38 +369,13 @@ impl Site {
         self.metrics.documents.count(Document::Certificate);
         let validators = Validators { tag: files.certificate_tag.as_bytes(), modified: None, is_only_version: false };
         let body = |part| files.certificate.slice(part).into();
-        let mut answer = validators.file(request, files.certificate.len(), body, PKIX_CERT);
-        set(&mut answer, header::CACHE_CONTROL, cache_control(LONGEST_MAX_AGE));
-        answer
+        let now = self.clock.now();
+        validators.file(request, files.certificate.len(), body, PKIX_CERT, now..now + LONGEST_MAX_AGE)
     }
 
     /// How long a cache may keep a current list: no longer than to the next publication that is known of.
     fn max_age(&self, files: &Files) -> Duration {
         files.max_age.min(plan::until_slot(self.clock.now(), files.interval))
-    }
-
-    /// `file` is its length and how its parts are sent.
-    fn published(
-        &self,
-        request: &Parts,
-        list: &Published,
-        tag: &str,
-        max_age: Duration,
-        (len, body): (usize, impl FnOnce(Range<usize>) -> Payload),
-        content_type: HeaderValue,
-    ) -> Answer {
-        let now = self.clock.now();
-        let max_age = max_age.min(LONGEST_MAX_AGE).min(list.next_update.since(now));
-        // A number is at least the second in which it was given, which is at least thisUpdate: the list
-        // whose number equals its thisUpdate is the first of that second, and the current one the last.
-        let is_only_version = i64::try_from(list.number) == Ok(list.this_update.unix());
-        let validators = Validators { tag: tag.as_bytes(), modified: Some(list.this_update), is_only_version };
-        let mut answer = validators.file(request, len, body, content_type);
-        if answer.status() != StatusCode::RANGE_NOT_SATISFIABLE && answer.status() != StatusCode::PRECONDITION_FAILED {
-            set(&mut answer, header::EXPIRES, http_date(now + max_age));
-            set(&mut answer, header::CACHE_CONTROL, cache_control(max_age));
-        }
-        answer
     }
 }
 
@@ -414,13 +408,15 @@ impl Validators<'_> {
         answer
     }
 
-    /// A file of `len` octets, or the part of it that is asked for (RFC 9110 13.2.2 has the order).
+    /// A file of `len` octets, or the part of it that is asked for (RFC 9110 13.2.2 has the order). Caches may
+    /// keep it, but no refusal, for as long as `kept`, which begins now.
     fn file(
         &self,
         request: &Parts,
         len: usize,
         body: impl FnOnce(Range<usize>) -> Payload,
         content_type: HeaderValue,
+        kept: Range<Time>,
     ) -> Answer {
         let headers = &request.headers;
         if !self.is_wanted(headers) {
@@ -429,23 +425,28 @@ impl Validators<'_> {
         // Only GET has ranges (RFC 9110 14.2), and who asks for a part of an older version gets all of the new one.
         let may_be_partial = request.method == Method::GET && !self.is_known(headers) && self.is_continued(headers);
         let part = if may_be_partial { range::asked(headers, len) } else { Asked::Whole };
-        let mut answer = match part.clone() {
-            Asked::Whole => self.answer(Some(headers), || body(0..len), content_type),
-            Asked::Part(part) => self.answer(Some(headers), || body(part), content_type),
-            Asked::Beyond => refusal(StatusCode::RANGE_NOT_SATISFIABLE, "The file ends before this range.\n"),
-        };
-        let said = match part {
-            Asked::Whole => {
-                set(&mut answer, header::ACCEPT_RANGES, BYTES);
+        let (octets, said) = match part {
+            Asked::Whole => (0..len, None),
+            Asked::Part(part) => {
+                let said = format!("bytes {}-{}/{len}", part.start, part.end.saturating_sub(1));
+                (part, Some(said))
+            }
+            Asked::Beyond => {
+                let mut answer = refusal(StatusCode::RANGE_NOT_SATISFIABLE, "The file ends before this range.\n");
+                set(&mut answer, header::CONTENT_RANGE, value(format!("bytes */{len}").as_bytes()));
                 return answer;
             }
-            Asked::Part(part) => {
-                *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-                format!("bytes {}-{}/{len}", part.start, part.end.saturating_sub(1))
-            }
-            Asked::Beyond => format!("bytes */{len}"),
         };
-        set(&mut answer, header::CONTENT_RANGE, value(said.as_bytes()));
+        let mut answer = self.answer(Some(headers), || body(octets), content_type);
+        set(&mut answer, header::EXPIRES, http_date(kept.end));
+        set(&mut answer, header::CACHE_CONTROL, cache_control(kept.end.since(kept.start)));
+        match said {
+            None => set(&mut answer, header::ACCEPT_RANGES, BYTES),
+            Some(said) => {
+                *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+                set(&mut answer, header::CONTENT_RANGE, value(said.as_bytes()));
+            }
+        }
         answer
     }
 
@@ -491,18 +492,16 @@ impl Validators<'_> {
 
 /// An OCSP answer; `request` is `None` where conditions do not count.
 fn ocsp(request: Option<&HeaderMap>, now: Time, reply: Reply) -> Answer {
-    let Caching::Public { this_update, produced_at, next_update, tag, .. } = reply.caching else {
+    let Caching::Public { produced_at, next_update, tag, .. } = reply.caching else {
         let mut answer = Response::new(reply.body.into());
         set(&mut answer, header::CONTENT_TYPE, OCSP_RESPONSE);
         set(&mut answer, header::CACHE_CONTROL, NO_STORE);
         return answer;
     };
     let tag = entity_tag(&tag);
-    // HTTP-14 leaves the choice. producedAt tells re-signed answers apart; and an answer with another
-    // status was made before this status was learned, at the latest in the second of thisUpdate, so that
-    // it cannot bear this date if thisUpdate lies before it (promise 4).
-    let is_only_version = this_update < produced_at;
-    let validators = Validators { tag: &tag, modified: Some(produced_at), is_only_version };
+    // HTTP-14 leaves the choice; producedAt tells re-signed answers apart, but one with another status may have
+    // been signed in the same second (promise 4).
+    let validators = Validators { tag: &tag, modified: Some(produced_at), is_only_version: false };
     let mut answer = validators.answer(request, || reply.body.into(), OCSP_RESPONSE);
     set(&mut answer, header::EXPIRES, http_date(next_update));
     set(&mut answer, header::CACHE_CONTROL, cache_control(max_age(&reply.caching, now)));

@@ -400,7 +400,7 @@ async fn other(io: Io, client: Client, handled: Arc<Handled>, shared: &Shared, m
         async move {
             handled.begin();
             let answer = site.answer(client, request, &shared.limits).await;
-            handled.end(answer.headers().contains_key(CONNECTION), answer.body().comes_in_pieces());
+            handled.end(answer.headers().contains_key(CONNECTION), answer.body().lease());
             Ok::<_, Infallible>(answer)
         }
     });
@@ -417,7 +417,10 @@ async fn other(io: Io, client: Client, handled: Arc<Handled>, shared: &Shared, m
             connection.await
         }
     };
-    if served.is_err_and(|error| error.is_parse()) {
-        shared.metrics.cut.count(Cut::Protocol);
+    match served {
+        Err(error) if error.is_parse() => shared.metrics.cut.count(Cut::Protocol),
+        // No other body of ours fails.
+        Err(error) if error.is_user() => shared.metrics.cut.count(Cut::Superseded),
+        _ => {}
     }
 }

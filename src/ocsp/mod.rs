@@ -63,8 +63,6 @@ pub enum Caching {
     NoStore,
     /// Keep it, as HTTP-12 and HTTP-15 say.
     Public {
-        /// thisUpdate.
-        this_update: Time,
         /// producedAt, which is Last-Modified.
         produced_at: Time,
         /// nextUpdate, which is Expires.
@@ -554,7 +552,7 @@ fn hash_number(hash: HashAlgorithm) -> u8 {
 /// eighth is taken off by the serial, so that what was fetched together is not fetched together again.
 fn public(asked: &Asked<'_>, serial: Option<&Serial>, signed: &Signed) -> Caching {
     let Asked { plan, key, now, .. } = asked;
-    let Signed { this_update, produced_at, next_update, .. } = *signed;
+    let Signed { produced_at, next_update, .. } = *signed;
     let is_overdue = fit(signed, asked) == Fit::Overdue;
     let renewed_at = if is_overdue { plan.overdue_until } else { plan.renewed_at };
     let left = renewed_at.min(next_update - Duration::from_secs(1)).since(*now);
@@ -562,7 +560,7 @@ fn public(asked: &Asked<'_>, serial: Option<&Serial>, signed: &Signed) -> Cachin
     let spread = serial.map_or(0, |serial| authority::phase(serial, 127));
     let longest = plan.max_age - plan.max_age / 1_024 * u32::try_from(spread).unwrap_or(0);
     let max_age = u32::try_from(left.min(longest).as_secs()).unwrap_or(u32::MAX);
-    Caching::Public { this_update, produced_at, next_update, max_age, tag: tag(key, &signed.signature) }
+    Caching::Public { produced_at, next_update, max_age, tag: tag(key, &signed.signature) }
 }
 
 /// A strong validator that costs no hash: everything in a response is either signed, and then the
