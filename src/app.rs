@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Invariant: nothing is said to be ready before the first load is done. Stopping goes from the outside
-//! in: unready, no new connections, answers under way finished, lists, feed, state (architecture: HTTP).
+//! in: unready, grace, no new connections, answers under way finished, lists, feed, state (architecture: HTTP).
 
 mod check;
 mod clock;
@@ -246,19 +246,27 @@ pub async fn serve(
     let address = server.address();
     let health = common.health.clone();
     let mut service = Service { common, issuers, ids, responder, site, logs };
-    tokio::select! {
-        () = service.run(&config, &mut signals, || on_ready(address)) => {}
+    let has_served = tokio::select! {
+        has_served = service.run(&config, &mut signals, || on_ready(address)) => has_served,
         () = async {
             if !*in_reach.borrow() {
                 registered(&config, &health.component(&sources::component(sources::DATABASE))).await;
                 in_reach.send_replace(true);
             }
             std::future::pending().await
-        } => {}
-    }
+        } => false,
+    };
 
-    tracing::info!("stopping");
     service.common.health.stop();
+    let grace = config.server.grace;
+    if has_served && !grace.is_zero() {
+        tracing::info!(?grace, "no longer ready, and serving on until others know; another signal ends that");
+        tokio::select! {
+            () = tokio::time::sleep(grace) => {}
+            () = signals.stop() => {}
+        }
+    }
+    tracing::info!("stopping");
     stop_outside.send_replace(true);
     tokio::select! {
         cut = server.stopped() => if cut > 0 {
@@ -285,15 +293,15 @@ pub async fn serve(
 }
 
 impl Service {
-    /// Looks after what is served until a signal says stop.
-    async fn run(&mut self, config: &Config, signals: &mut Signals, on_ready: impl FnOnce()) {
+    /// Looks after what is served until a signal says stop. Whether it was ever ready.
+    async fn run(&mut self, config: &Config, signals: &mut Signals, on_ready: impl FnOnce()) -> bool {
         self.config_taken(true);
         self.look(config);
         let (mut on_ready, mut looking) = (Some(on_ready), tokio::time::interval(LOOK));
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return,
-                _ = signals.interrupt.recv() => return,
+                _ = signals.terminate.recv() => return on_ready.is_none(),
+                _ = signals.interrupt.recv() => return on_ready.is_none(),
                 () = ready(&self.common.health, &self.issuers), if on_ready.is_some() => {
                     on_ready.take().into_iter().for_each(|tell| tell());
                 }
@@ -751,6 +759,7 @@ fn limits(server: &config::Server) -> server::Limits {
         body_time: body_timeout,
         drain_time: write_timeout,
         stop_time: server.drain,
+        trusted_proxies: server.trusted_proxies.clone(),
         ..server::Limits::default()
     }
 }

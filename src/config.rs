@@ -25,7 +25,7 @@ use crate::telemetry::Format;
 use check::Check;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
@@ -39,9 +39,9 @@ pub const FILE_NAME: &str = "jarchy.toml";
 pub const STATE_NAME: &str = "jarchy-state.db";
 
 /// Where the public listener stands by default.
-pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Where the operator's listener stands by default.
-pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -74,8 +74,14 @@ pub struct Server {
     pub public_url: Option<String>,
     /// Threads that serve. Default: one per core.
     pub threads: NonZeroUsize,
-    /// How long answers under way may take after a signal to stop. Default 20 s.
+    /// How long everything is answered as before after a signal to stop, while health says that it is not ready.
+    /// Default 6 s, or nothing without `admin`, as nobody could see it then.
+    pub grace: Duration,
+    /// How long answers under way may take after that. Default 20 s.
     pub drain: Duration,
+    /// Whose `X-Forwarded-For` is believed: networks, each an address and how many of its first bits count.
+    /// Default none.
+    pub trusted_proxies: Vec<(IpAddr, u8)>,
     /// What one client, and all of them, may cost.
     pub limits: Limits,
 }

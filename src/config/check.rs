@@ -7,7 +7,7 @@ use super::{ADMIN, Database, Diagnostic, HOUR, LISTEN, Limits, Log, SECOND, Serv
 use crate::db::{self, Credentials, Place, Tls};
 use crate::telemetry;
 use humantime_serde::re::humantime::{format_duration, parse_duration};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ use toml::Spanned;
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is no numeric address with a port, such as 127.0.0.1:8080"))
 }
+
+/// Who asks every five seconds whether we are ready has asked by then.
+const GRACE: Duration = Duration::from_secs(6);
 
 /// What is being checked, and what has been found wrong with it.
 pub(super) struct Check<'a> {
@@ -201,12 +204,16 @@ impl Check<'_> {
             write_timeout: timeout(write_timeout, 15),
             ocsp_cache_mib: count(ocsp_cache_mib, 256),
         };
+        let admin = self.admin(server.admin);
+        let grace = if admin.is_some() { GRACE } else { Duration::ZERO };
         Server {
             listen: server.listen.and_then(|listen| self.address(&listen, "")).unwrap_or(LISTEN),
-            admin: self.admin(server.admin),
+            admin,
             public_url: server.public_url.map(|url| self.public_url(&url)),
             threads: server.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
+            grace: self.duration(server.grace, grace, Duration::ZERO, HOUR),
             drain: self.duration(server.drain, 20 * SECOND, Duration::ZERO, HOUR),
+            trusted_proxies: server.trusted_proxies.iter().filter_map(|network| self.network(network)).collect(),
             limits,
         }
     }
@@ -228,6 +235,23 @@ impl Check<'_> {
             self.at(written.span(), format!("{error}{or}"), help);
         }
         parsed.ok()
+    }
+
+    fn network(&mut self, network: &Spanned<String>) -> Option<(IpAddr, u8)> {
+        let text = network.get_ref();
+        let (address, bits) =
+            text.split_once('/').map_or((text.as_str(), None), |(address, bits)| (address, Some(bits)));
+        let parsed = address.parse().ok().and_then(|address: IpAddr| {
+            let all = if address.is_ipv4() { 32 } else { 128 };
+            let bits = bits.map_or(Some(all), |bits| bits.parse().ok())?;
+            // Connections over IPv4 are known by their IPv4 addresses, wherever they come in.
+            (bits <= all && address == address.to_canonical()).then_some((address, bits))
+        });
+        if parsed.is_none() {
+            let help = "write for instance trusted_proxies = [\"192.0.2.7\", \"10.0.0.0/8\", \"2001:db8::/32\"]";
+            self.at(network.span(), format!("{text:?} is neither an address nor a network"), help);
+        }
+        parsed
     }
 
     pub(super) fn public_url(&mut self, url: &Spanned<String>) -> String {

@@ -40,7 +40,10 @@ pub(super) struct Server {
     pub(super) admin: Setting<String>,
     pub(super) public_url: Setting<String>,
     pub(super) threads: Option<NonZeroUsize>,
+    pub(super) grace: Setting<Duration>,
     pub(super) drain: Setting<Duration>,
+    #[serde(default)]
+    pub(super) trusted_proxies: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) limits: Limits,
 }

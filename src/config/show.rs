@@ -135,7 +135,11 @@ impl Shown<'_> {
         self.setting(&place, "admin", admin, "default");
         self.setting(&place, "public_url", server.public_url.as_ref().and_then(quoted), "default");
         self.setting(&place, "threads", plain(server.threads), "one per core");
+        self.setting(&place, "grace", time(server.grace), "default");
         self.setting(&place, "drain", time(server.drain), "default");
+        let proxies = server.trusted_proxies.iter().filter_map(|(address, bits)| quoted(format!("{address}/{bits}")));
+        let proxies = format!("[{}]", proxies.collect::<Vec<_>>().join(", "));
+        self.setting(&place, "trusted_proxies", Some(proxies), "default");
 
         let limits = &server.limits;
         let place = [Step::Name("server"), Step::Name("limits")];

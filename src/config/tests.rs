@@ -21,7 +21,8 @@ fn the_least_config_gets_every_default() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.admin.unwrap().to_string(), "127.0.0.1:9180");
     assert_eq!(config.server.public_url, None);
-    assert_eq!(config.server.drain, Duration::from_secs(20));
+    assert_eq!((config.server.grace, config.server.drain), (Duration::from_secs(6), Duration::from_secs(20)));
+    assert_eq!(config.server.trusted_proxies, []);
     assert_eq!(config.server.limits.max_connections.get(), 10_000);
     assert_eq!(config.log, Log { format: Format::Text, level: "info".to_owned() });
     assert_eq!(config.database.poll, Duration::from_millis(20));
@@ -52,7 +53,8 @@ fn paths_start_from_the_folder_of_the_file() {
         OcspSigner::Delegate { certificate: "/etc/jarchy/ocsp.pem".into(), key: "/etc/jarchy/ocsp.key".into() };
     assert_eq!(config.issuers[0].ocsp.signers, [delegate]);
     assert_eq!(config.issuers[0].crl, None);
-    assert_eq!(config.server.admin, None);
+    // Nobody could see that it is not ready.
+    assert_eq!((config.server.admin, config.server.grace), (None, Duration::ZERO));
 }
 
 #[test]
@@ -69,11 +71,22 @@ fn profiles_set_what_is_left_open() {
 }
 
 #[test]
+fn what_is_no_network_is_no_proxy() {
+    for wrong in ["10.0.0.0/33", "10.0.0.0/", "2001:db8::/129", "::ffff:10.0.0.1", "localhost", "", "10.0.0.1/-1"] {
+        let shown = faults(&format!("{CA}[server]\ntrusted_proxies = [\"127.0.0.1\", \"{wrong}\"]\n"));
+        assert!(shown.contains(&format!("{wrong:?} is neither an address nor a network")), "{shown}");
+    }
+}
+
+#[test]
 fn every_setting_is_taken_over() {
     let config = sample("all-settings.toml");
-    let Server { listen, admin, public_url, threads, drain, limits } = config.server;
+    let Server { listen, admin, public_url, threads, grace, drain, trusted_proxies, limits } = config.server;
     assert_eq!((listen.to_string().as_str(), admin.unwrap().port(), threads.get()), ("[::]:8888", 8889, 3));
     assert_eq!(public_url.as_deref(), Some("http://pki.example.org:8888/status"));
+    let proxies = [("192.0.2.7", 32), ("10.0.0.0", 8), ("2001:db8::", 32), ("::1", 128)];
+    assert_eq!(trusted_proxies, proxies.map(|(address, bits)| (address.parse().unwrap(), bits)));
+    assert_eq!(grace.as_secs(), 12);
     assert_eq!((drain.as_secs(), limits.max_connections.get()), (5, 500));
     let timeouts = [limits.header_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout];
     assert_eq!(timeouts.map(|timeout| timeout.as_secs()), [4, 6, 3, 70]);

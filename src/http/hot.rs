@@ -10,6 +10,7 @@
 //! and hyphens, values of printable ASCII, and no header that gives the message another meaning.
 
 use super::path::{self, Route};
+use super::proxy::{FORWARDED_FOR, Peer};
 use super::server::Limits;
 use super::{CACHE_DIRECTIVES, Site, entity_tag, failure, max_age};
 use crate::metrics::Method;
@@ -53,16 +54,12 @@ const fn class(more: &[u8], printable: bool) -> [bool; 256] {
     class
 }
 
-/// Requests that were answered here.
-#[cfg(test)]
-pub(super) static ANSWERED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-
 /// What answers the plain requests of one connection.
 #[derive(Debug)]
 pub(super) struct Hot {
     site: Arc<ArcSwap<Site>>,
     limits: Arc<Limits>,
-    client: Client,
+    peer: Peer,
 }
 
 /// An answer that is being made.
@@ -83,6 +80,8 @@ pub(super) struct Done {
 #[derive(Debug, Eq, PartialEq)]
 struct Plain<'a> {
     target: &'a str,
+    /// The lines of its fields, each with its CRLF.
+    fields: &'a [u8],
     /// `None` for a `GET`.
     body: Option<&'a [u8]>,
     /// It says `Connection: close`.
@@ -92,8 +91,8 @@ struct Plain<'a> {
 }
 
 impl Hot {
-    pub(super) const fn new(site: Arc<ArcSwap<Site>>, limits: Arc<Limits>, client: Client) -> Self {
-        Self { site, limits, client }
+    pub(super) const fn new(site: Arc<ArcSwap<Site>>, limits: Arc<Limits>, peer: Peer) -> Self {
+        Self { site, limits, peer }
     }
 
     /// Appends to `out` the answers to the requests at the front of `bytes`.
@@ -121,7 +120,7 @@ impl Hot {
             done.taken += plain.len;
             done.closes = plain.closes;
             #[cfg(test)]
-            ANSWERED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            site.plain.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         done
     }
@@ -152,7 +151,8 @@ impl Site {
             self.metrics.methods.count(if request.body.is_some() { Method::Post } else { Method::Get });
             let Some(caching) = kept else {
                 let (issuer, asked) = (issuer.map(str::to_owned), asked.to_vec());
-                return Answered::Later(Box::pin(make(hot, issuer, asked, request.closes)));
+                let client = request.client(hot);
+                return Answered::Later(Box::pin(make(hot, client, issuer, asked, request.closes)));
             };
             put_answer(out, &caching, body, now, request.closes);
             Answered::Here
@@ -163,11 +163,12 @@ impl Site {
 /// Makes an answer that is not kept, as [`Site::answer`] does.
 fn make(
     hot: &Hot,
+    client: Client,
     issuer: Option<String>,
     request: Vec<u8>,
     closes: bool,
 ) -> impl Future<Output = Vec<u8>> + Send + use<> {
-    let (site, limits, client) = (hot.site.load_full(), Arc::clone(&hot.limits), hot.client);
+    let (site, limits) = (hot.site.load_full(), Arc::clone(&hot.limits));
     async move {
         let work = async {
             #[cfg(test)]
@@ -191,6 +192,7 @@ fn read<'a>(bytes: &'a [u8], limits: &Limits) -> Option<Plain<'a>> {
     if !target.starts_with(b"/ocsp") || target.len() > limits.target_octets {
         return None;
     }
+    let lines = rest;
     let (mut length, mut connection, mut fields) = (None, None, 0);
     while !rest.starts_with(b"\r\n") {
         let name = take(&mut rest, &NAME);
@@ -217,6 +219,7 @@ fn read<'a>(bytes: &'a [u8], limits: &Limits) -> Option<Plain<'a>> {
             _ => {}
         }
     }
+    let lines = lines.get(..lines.len() - rest.len())?;
     let head = bytes.len().min(HEAD_OCTETS) - rest.len() + 2;
     // A GET has no body, and does not speak of one.
     if fields > FIELDS || is_post != length.is_some() {
@@ -226,7 +229,19 @@ fn read<'a>(bytes: &'a [u8], limits: &Limits) -> Option<Plain<'a>> {
     let body = bytes.get(head..head + length).filter(|_| length <= limits.body_octets)?;
     // All octets of the class are ASCII.
     let target = std::str::from_utf8(target).ok()?;
-    Some(Plain { target, body: is_post.then_some(body), closes: connection == Some(true), len: head + length })
+    let (body, closes) = (is_post.then_some(body), connection == Some(true));
+    Some(Plain { target, fields: lines, body, closes, len: head + length })
+}
+
+impl Plain<'_> {
+    /// Who sent it.
+    fn client(&self, hot: &Hot) -> Client {
+        let lines = self.fields.split(|octet| *octet == b'\n').filter_map(|line| {
+            let (name, value) = line.split_at_checked(FORWARDED_FOR.len())?;
+            value.strip_prefix(b":").filter(|_| name.eq_ignore_ascii_case(FORWARDED_FOR.as_bytes()))
+        });
+        hot.peer.client(&hot.limits, lines)
+    }
 }
 
 /// Takes the octets of `class` from the front.
@@ -252,11 +267,11 @@ fn put_answer(out: &mut Vec<u8>, caching: &Caching, body: &[u8], now: Time, clos
             out.extend_from_slice(&entity_tag(tag));
             out.extend_from_slice(b"\r\nlast-modified: ");
             out.extend_from_slice(&produced_at.http_date());
-            out.extend_from_slice(b"\r\nexpires: ");
-            out.extend_from_slice(&next_update.http_date());
             out.extend_from_slice(b"\r\ncache-control: max-age=");
             put_number(out, max_age(caching, now).as_secs());
             out.extend_from_slice(CACHE_DIRECTIVES.as_bytes());
+            out.extend_from_slice(b"\r\nexpires: ");
+            out.extend_from_slice(&next_update.http_date());
             out.extend_from_slice(b"\r\n");
         }
         Caching::NoStore => out.extend_from_slice(b"cache-control: no-store\r\n"),

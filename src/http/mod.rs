@@ -14,6 +14,7 @@
 //! | `hot` | plain OCSP requests, answered without hyper, which a connection of such alone never sees |
 //! | `path` | raw path → route, base64 tail → request |
 //! | `body` | bodies, read with a limit and sent without a copy |
+//! | `proxy` | who asks through a reverse proxy |
 //! | `range`, `pem` | parts of a list, and lists as text |
 //! | `admin` | health and metrics, on a listener of their own |
 
@@ -24,6 +25,7 @@ mod hot;
 mod io;
 mod path;
 mod pem;
+mod proxy;
 mod range;
 pub mod server;
 #[cfg(test)]
@@ -175,6 +177,9 @@ pub struct Site {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     index: Bytes,
+    /// Requests that were answered without hyper.
+    #[cfg(test)]
+    plain: std::sync::atomic::AtomicUsize,
 }
 
 /// The answer to a request.
@@ -190,7 +195,15 @@ impl Site {
         metrics: Metrics,
     ) -> Self {
         let index = index(&issuers).into();
-        Self { responder, issuers, clock, metrics, index }
+        Self {
+            responder,
+            issuers,
+            clock,
+            metrics,
+            index,
+            #[cfg(test)]
+            plain: std::sync::atomic::AtomicUsize::new(0),
+        }
     }
 
     /// Answers a request, whatever happens.
@@ -438,8 +451,9 @@ impl Validators<'_> {
             }
         };
         let mut answer = self.answer(Some(headers), || body(octets), content_type);
-        set(&mut answer, header::EXPIRES, http_date(kept.end));
+        // In this order, because nginx before 1.23 believes the first of the two.
         set(&mut answer, header::CACHE_CONTROL, cache_control(kept.end.since(kept.start)));
+        set(&mut answer, header::EXPIRES, http_date(kept.end));
         match said {
             None => set(&mut answer, header::ACCEPT_RANGES, BYTES),
             Some(said) => {
@@ -503,8 +517,9 @@ fn ocsp(request: Option<&HeaderMap>, now: Time, reply: Reply) -> Answer {
     // been signed in the same second (promise 4).
     let validators = Validators { tag: &tag, modified: Some(produced_at), is_only_version: false };
     let mut answer = validators.answer(request, || reply.body.into(), OCSP_RESPONSE);
-    set(&mut answer, header::EXPIRES, http_date(next_update));
+    // In this order, because nginx before 1.23 believes the first of the two.
     set(&mut answer, header::CACHE_CONTROL, cache_control(max_age(&reply.caching, now)));
+    set(&mut answer, header::EXPIRES, http_date(next_update));
     answer
 }
 

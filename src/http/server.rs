@@ -10,11 +10,14 @@
 use super::Site;
 use super::hot::Hot;
 use super::io::{Handled, Io};
+use super::proxy::{FORWARDED_FOR, Peer};
 use crate::health::{Component, Health};
 use crate::metrics::{Connections, Cut, Metrics};
-use crate::ocsp::{Client, neighbourhood};
+use crate::ocsp::neighbourhood;
 use arc_swap::ArcSwap;
-use hyper::header::CONNECTION;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -48,7 +51,7 @@ const UNSENT_OCTETS: u32 = 64 * 1024;
 pub struct Limits {
     /// Connections open at once; more are closed as they come. 10,000.
     pub connections: usize,
-    /// Connections open at once from one address (IPv6: one /64). 2,500, enough for a cache in front.
+    /// Connections open at once from one address (IPv6: one /64) that is no trusted proxy's. 2,500.
     pub connections_per_address: usize,
     /// From opening the connection, or from its first octet, until a request's head is complete. 5 s.
     pub header_time: Duration,
@@ -70,6 +73,8 @@ pub struct Limits {
     pub body_octets: usize,
     /// How long connections may go on after the server was told to stop. 20 s.
     pub stop_time: Duration,
+    /// Whose `X-Forwarded-For` is believed: networks, each an address and how many of its first bits count. None.
+    pub trusted_proxies: Vec<(IpAddr, u8)>,
 }
 
 impl Default for Limits {
@@ -87,6 +92,7 @@ impl Default for Limits {
             target_octets: 4096,
             body_octets: 64 * 1024,
             stop_time: Duration::from_secs(20),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -171,15 +177,15 @@ struct Place {
 }
 
 impl Gate {
-    fn enter(self: &Arc<Self>, client: IpAddr, limits: &Limits, metrics: &Connections) -> Option<Place> {
-        let address = neighbourhood(client);
+    fn enter(self: &Arc<Self>, peer: Peer, limits: &Limits, metrics: &Connections) -> Option<Place> {
+        let address = neighbourhood(peer.address);
         if self.open.fetch_add(1, Ordering::Relaxed) >= limits.connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(address).or_default();
-        if *count >= limits.connections_per_address {
+        if *count >= limits.connections_per_address && !peer.is_proxy {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -360,19 +366,20 @@ async fn work(listener: tokio::net::TcpListener, shared: &Arc<Shared>, mut stop:
 /// Serves a connection until `ended` is true, or closes it if there are too many.
 fn open(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, mut ended: watch::Receiver<bool>) {
     shared.metrics.accepted.inc();
-    let Some(place) = shared.gate.enter(client, &shared.limits, &shared.metrics) else {
+    let peer = Peer::new(client, &shared.limits);
+    let Some(place) = shared.gate.enter(peer, &shared.limits, &shared.metrics) else {
         shared.metrics.refused.inc();
         return;
     };
-    let (client, shared) = (Client::at(client), Arc::clone(shared));
+    let shared = Arc::clone(shared);
     let handled = Arc::new(Handled::default());
-    let hot = Hot::new(Arc::clone(&shared.site), Arc::clone(&shared.limits), client);
+    let hot = Hot::new(Arc::clone(&shared.site), Arc::clone(&shared.limits), peer);
     let io = Io::new(stream, Arc::clone(&handled), hot, Arc::clone(&shared.limits), shared.metrics.clone());
     tokio::spawn(async move {
         let _place = place;
         if let Some(io) = plain(io, &mut ended).await {
             // In a box, because most connections never come to it.
-            Box::pin(other(io, client, handled, &shared, ended)).await;
+            Box::pin(other(io, peer, handled, &shared, ended)).await;
         }
     });
 }
@@ -393,12 +400,14 @@ async fn plain(mut io: Io, ended: &mut watch::Receiver<bool>) -> Option<Io> {
 }
 
 /// Has hyper serve a connection.
-async fn other(io: Io, client: Client, handled: Arc<Handled>, shared: &Shared, mut ended: watch::Receiver<bool>) {
+async fn other(io: Io, peer: Peer, handled: Arc<Handled>, shared: &Shared, mut ended: watch::Receiver<bool>) {
     let head_octets = shared.limits.head_octets.max(8192);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (site, handled) = (shared.site.load_full(), Arc::clone(&handled));
         async move {
             handled.begin();
+            let lines = request.headers().get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+            let client = peer.client(&shared.limits, lines);
             let answer = site.answer(client, request, &shared.limits).await;
             handled.end(answer.headers().contains_key(CONNECTION), answer.body().lease());
             Ok::<_, Infallible>(answer)

@@ -45,9 +45,15 @@ struct Running {
     index: Arc<Index>,
     clock: Arc<ManualClock>,
     server: Server,
+    site: Arc<ArcSwap<Site>>,
 }
 
 impl Running {
+    /// Requests that were answered without hyper.
+    fn plain(&self) -> usize {
+        self.site.load().plain.load(Ordering::Relaxed)
+    }
+
     /// Nothing is answered about serial 1 before that second.
     fn revoke_at(&self, second: i64) {
         let (not_before, not_after, since) = (Time::default(), Time::MAX, Time::from_unix(second));
@@ -73,6 +79,11 @@ fn start_with(files: Files, limits: Limits) -> Running {
 
 /// With so much memory for answers.
 fn start_keeping(cache_bytes: usize, files: Files, limits: Limits) -> Running {
+    start_signing(LiveRate { issuer: 1_000_000_000, client: 1_000_000_000 }, cache_bytes, files, limits)
+}
+
+/// With so many signatures a second for single requests.
+fn start_signing(live_rate: LiveRate, cache_bytes: usize, files: Files, limits: Limits) -> Running {
     let (metrics, health, shelf) = (Metrics::new(), Health::new(), Arc::new(Shelf::default()));
     let issuers = BTreeMap::from([
         ("demo".parse().unwrap(), Files { whole: Some(Lists::new(Arc::clone(&shelf))), ..files }),
@@ -80,17 +91,24 @@ fn start_keeping(cache_bytes: usize, files: Files, limits: Limits) -> Running {
     ]);
     let clock = Arc::new(ManualClock::new(Time::from_unix(NOW)));
     let index = Arc::new(Index::new());
-    let responder = responder(Arc::clone(&index), Arc::clone(&clock), cache_bytes, metrics.clone());
+    let policy = Policy { live_rate, ..Policy::default() };
+    let responder = responder(Arc::clone(&index), Arc::clone(&clock), policy, cache_bytes, metrics.clone());
     let site = Site::new(Arc::new(responder), issuers, Arc::clone(&clock) as Arc<dyn Clock>, metrics.clone());
     let (stop, stopped) = watch::channel(false);
     let listeners = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
     let site = Arc::new(ArcSwap::from_pointee(site));
-    let server = Server::start(listeners, site, limits, &metrics, &health, &stopped).unwrap();
-    Running { address: server.address(), stop, metrics, health, shelf, index, clock, server }
+    let server = Server::start(listeners, Arc::clone(&site), limits, &metrics, &health, &stopped).unwrap();
+    Running { address: server.address(), stop, metrics, health, shelf, index, clock, server, site }
 }
 
 /// Answers for the issuer `demo`, under the CA's own key: serial 1 is good.
-fn responder(index: Arc<Index>, clock: Arc<ManualClock>, cache_bytes: usize, metrics: Metrics) -> Responder {
+fn responder(
+    index: Arc<Index>,
+    clock: Arc<ManualClock>,
+    policy: Policy,
+    cache_bytes: usize,
+    metrics: Metrics,
+) -> Responder {
     let now = Time::from_unix(NOW);
     let certificate = Certificate::from_der(&CA.certificate).unwrap();
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -102,8 +120,6 @@ fn responder(index: Arc<Index>, clock: Arc<ManualClock>, cache_bytes: usize, met
     index.vouch(now);
     index.set_complete();
     let issuer = Arc::new(Issuer { name: "demo".parse().unwrap(), certificate });
-    let live_rate = LiveRate { issuer: 1_000_000_000, client: 1_000_000_000 };
-    let policy = Policy { live_rate, ..Policy::default() };
     let authority =
         Authority::new(issuer, index, vec![Credential::new(1, Arc::new(signer), None)], policy, now).unwrap();
     Responder::new(vec![authority], cache_bytes, RequestLimits::default(), clock, metrics)
@@ -173,13 +189,6 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self(BufReader::new(stream))
-    }
-
-    /// The kernel keeps next to nothing for this one until it is read.
-    fn with_little_room(address: SocketAddr) -> Self {
-        let client = Self::connect(address);
-        socket2::SockRef::from(client.0.get_ref()).set_recv_buffer_size(4096).unwrap();
-        client
     }
 
     fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
@@ -973,25 +982,32 @@ fn tracked(octets: usize, ahead: u64) -> (Published, Weak<[u8]>) {
 
 #[test]
 fn readers_of_the_oldest_of_four_versions_are_cut_though_they_take_nothing_and_its_memory_is_let_go() {
-    for (more, octets) in [("", 32 << 20), ("Range: bytes=0-262143\r\n", 256 << 10)] {
+    for range in ["", "Range: bytes=0-262143\r\n"] {
         // Nobody is cut for being slow.
         let running = start(Limits { drain_time: PATIENCE * 4, ..Limits::default() });
         let (mut readers, mut held) = (Vec::new(), Vec::new());
         for ahead in 0..4 {
             let (version, memory) = tracked(32 << 20, ahead);
             running.shelf.put_complete(version);
-            let mut reader = Client::with_little_room(running.address);
+            let mut reader = Client::connect(running.address);
+            if !range.is_empty() {
+                // Else the kernel has room for all of it.
+                socket2::SockRef::from(reader.0.get_ref()).set_recv_buffer_size(4096).unwrap();
+            }
             // The head is here: this version is being read.
-            reader.send(format!("GET /crl/demo.crl HTTP/1.1\r\n{more}\r\n")).head();
+            reader.send(format!("GET /crl/demo.crl HTTP/1.1\r\n{range}\r\n")).head();
             readers.push(reader);
             held.push(memory);
         }
         wait_until(|| held[0].strong_count() == 0);
-        assert!(held[1..].iter().all(|memory| memory.strong_count() > 0), "{more}");
-        assert_eq!(running.metrics.connections.cut.get(Cut::Superseded), 1, "{more}");
-        let lengths: Vec<usize> = readers.iter_mut().map(|reader| reader.rest_of(octets)).collect();
-        assert!(lengths[0] < octets, "{more}{lengths:?}");
-        assert_eq!(lengths[1..], [octets; 3], "{more}");
+        assert!(held[1..].iter().all(|memory| memory.strong_count() > 0), "{range}");
+        wait_until(|| running.metrics.connections.open.get() == 3);
+        assert_eq!(running.metrics.connections.cut.get(Cut::Superseded), 1, "{range}");
+        if range.is_empty() {
+            let lengths: Vec<usize> = readers.iter_mut().map(|reader| reader.rest_of(32 << 20)).collect();
+            assert!(lengths[0] < 32 << 20, "{lengths:?}");
+            assert_eq!(lengths[1..], [32 << 20; 3]);
+        }
     }
 }
 
@@ -1026,6 +1042,59 @@ fn connections_over_the_cap_are_closed_and_counted_and_places_come_free_again() 
         wait_until(|| running.metrics.connections.open.get() == 1);
         assert_eq!(Client::connect(running.address).ask(get("/")).status, 200);
     }
+}
+
+/// How many of `requests` requests with a nonce get an answer of their own, each sent for another client by the
+/// word of this field; `first` stands before each of them.
+fn answered_live(running: &Running, requests: u8, first: &str, field: impl Fn(u8) -> String) -> usize {
+    let mut client = Client::connect(running.address);
+    let body = asked(1, true);
+    let mut answered = 0;
+    for n in 0..requests {
+        let head = format!("{first}POST /ocsp HTTP/1.1\r\n{}Content-Length: {}\r\n\r\n", field(n), body.len());
+        let answer = client.ask([head.as_bytes(), &body].concat());
+        let is_own = matches!(parse(&answer.body).unwrap(), Parsed::Basic(basic) if basic.nonce.is_some());
+        answered += usize::from(is_own);
+    }
+    answered
+}
+
+#[test]
+fn sec_01_behind_a_trusted_proxy_each_client_has_its_own_share_and_nobody_takes_anothers() {
+    let files = || Files::new(None, Bytes::from_static(CERTIFICATE), Duration::from_secs(30));
+    let rate = LiveRate { issuer: 1_000_000, client: 1 };
+    let trusted_proxies = vec![("127.0.0.1".parse().unwrap(), 32)];
+    let trusting = Limits { trusted_proxies, ..Limits::default() };
+    // With an empty line in front it is hyper's.
+    for first in ["", "\r\n"] {
+        let each = |n: u8| format!("X-Forwarded-For: 198.51.100.{n}\r\n");
+        let running = start_signing(rate, 1 << 20, files(), trusting.clone());
+        assert_eq!(answered_live(&running, 40, first, each), 40);
+        let plain = running.plain();
+        assert_eq!(plain, if first.is_empty() { 40 } else { 0 });
+        // The client writes other addresses, before its own or in a line before; a proxy without a word is a client.
+        for field in [
+            |n: u8| format!("X-Forwarded-For: 198.51.100.{n}, 203.0.113.1\r\n"),
+            |n| format!("X-Forwarded-For: 198.51.100.{n}\r\nX: y\r\nX-FORWARDED-FOR: 203.0.113.2\r\n"),
+            |n| format!("X-Forwarded-For: 198.51.100.{n}, 203.0.113.3, 127.0.0.1\r\n"),
+            |n| format!("X-Forwarded-For: {n}\r\n"),
+        ] {
+            let answered = answered_live(&running, 40, first, field);
+            assert!((1..20).contains(&answered), "{answered}: {}", field(1));
+        }
+        let running = start_signing(rate, 1 << 20, files(), Limits::default());
+        let answered = answered_live(&running, 40, first, each);
+        assert!((1..20).contains(&answered), "{answered}");
+    }
+}
+
+#[test]
+fn a_trusted_proxy_may_open_as_many_connections_as_there_are() {
+    let trusted_proxies = vec![("127.0.0.0".parse().unwrap(), 8)];
+    let running = start(Limits { connections: 4, connections_per_address: 2, trusted_proxies, ..Limits::default() });
+    let mut clients: Vec<_> = (0..4).map(|_| Client::connect(running.address)).collect();
+    assert!(clients.iter_mut().all(|client| client.ask(get("/")).status == 200));
+    Client::connect(running.address).is_closed();
 }
 
 #[test]
@@ -1208,13 +1277,15 @@ fn what_is_answered_without_hyper_is_what_hyper_answers() {
     for running in [&kept, &cold] {
         running.shelf.put_complete(list(600_000, 0));
         for request in &plain {
-            let before = super::hot::ANSWERED.load(Ordering::Relaxed);
+            let before = running.plain();
             same_as_hyper(running.address, request);
-            assert!(super::hot::ANSWERED.load(Ordering::Relaxed) > before, "{}", String::from_utf8_lossy(request));
+            assert_eq!(running.plain(), before + 1, "{}", String::from_utf8_lossy(request));
         }
+        let before = running.plain();
         for request in &others {
             same_as_hyper(running.address, request);
         }
+        assert_eq!(running.plain(), before);
         assert!(running.metrics.signatures.get(Purpose::Ocsp) > 0);
     }
     // One after another on one connection, and every one of them cut off or spoilt somewhere.
@@ -1318,7 +1389,7 @@ fn stopping_finishes_answers_that_are_being_made() {
 #[test]
 fn who_goes_away_while_an_answer_is_made_leaves_nothing_behind() {
     let running = start(Limits { answer_time: SHORT, ..Limits::default() });
-    running.revoke_at(NOW + 60);
+    running.revoke_at(NOW + 1);
     let mut client = Client::connect(running.address);
     client.send(post("/ocsp", &request()));
     wait_until(|| running.posts() == 1);

@@ -149,7 +149,11 @@ pub(crate) fn serve(dir: &Path, work: &Path, sample: &str, edit: impl FnOnce(Str
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/config").join(sample);
     let config = edit(fs::read_to_string(sample).unwrap());
     let file = dir.join("jarchy.toml");
-    fs::write(&file, format!("[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\n{config}")).unwrap();
+    fs::write(
+        &file,
+        format!("[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\ngrace = \"0s\"\n\n{config}"),
+    )
+    .unwrap();
     let log = work.join("log");
     // Of an earlier server in the same folder.
     let _ = fs::remove_file(&log);

@@ -159,7 +159,7 @@ pub(crate) fn admin(server: &Server) -> String {
 fn crl_now_comes_back_when_the_new_list_is_served() {
     let (work, dir) = Demo::copied();
     let config = dir.join("jarchy.toml");
-    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"\ngrace = \"0s\"");
     // Left to itself, this server would publish nothing for an hour.
     fs::write(&config, on.replace("#debounce = \"200ms\"", "debounce = \"1h\"\nmax_delay = \"1h\"")).unwrap();
     let server =
@@ -216,7 +216,7 @@ fn curl_continues_a_broken_download_and_asks_only_for_what_is_new() {
 fn crl_70_the_cas_software_learns_which_list_a_serial_belongs_to() {
     let (work, dir) = Demo::copied();
     let config = dir.join("jarchy.toml");
-    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"\ngrace = \"0s\"");
     let plain = ["crl", "shard", "0A1B", "--config", text(&config)];
     contains(&jarchy(&plain).err, "has shards").unwrap();
     fs::write(&config, on.replace("# shards = 16", "shards = 3")).unwrap();
@@ -227,7 +227,7 @@ fn crl_70_the_cas_software_learns_which_list_a_serial_belongs_to() {
 fn crl_76_lists_by_kind_stand_where_certificates_say_also_at_a_path_of_ones_own() {
     let (work, dir) = Demo::copied();
     let config = dir.join("jarchy.toml");
-    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"\ngrace = \"0s\"");
     let by_kind = "shard_by = \"kind\"\nshard_url = \"{public_url}/lists/{issuer}/of-{n}.crl\"";
     fs::write(&config, on.replace("# shards = 16", by_kind)).unwrap();
     the_list_stands_where_certificates_say(work.path(), &dir, 2, "--kind");

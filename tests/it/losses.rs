@@ -8,7 +8,7 @@ use std::fs;
 fn what_the_database_lost_is_told_of_kept_and_let_go_of_on_an_operators_word() {
     let (work, dir) = Demo::copied();
     let config = dir.join("jarchy.toml");
-    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+    let on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"\ngrace = \"0s\"");
     fs::write(&config, on).unwrap();
     let server =
         Server::start(&["serve", "--config", text(&config), "--listen", "127.0.0.1:0"], &work.path().join("log"));

@@ -18,7 +18,8 @@ impl House {
     fn new(folders: &[&str]) -> Self {
         let (work, dir) = Demo::copied();
         let config = dir.join("jarchy.toml");
-        let mut on = fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+        let mut on =
+            fs::read_to_string(&config).unwrap().replace("admin = \"off\"", "admin = \"127.0.0.1:0\"\ngrace = \"0s\"");
         for folder in folders {
             let folder = work.path().join(folder);
             on += &format!("\n[[issuer.crl.publish]]\ndirectory = \"{}\"\n", folder.display());

@@ -1,6 +1,7 @@
 //! Ends that an operator may rely on.
 
-use crate::harness::{DEADLINE, Demo, Server, text};
+use crate::crl_commands::admin;
+use crate::harness::{DEADLINE, Demo, Server, contains, run, text, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -73,7 +74,7 @@ fn a_second_signal_cuts_the_draining_short() {
     drop(idle(&demo.server));
     demo.server.signal("INT");
     // Draining has begun.
-    crate::harness::wait_until("nobody is let in", || match TcpStream::connect(demo.server.address()) {
+    wait_until("nobody is let in", || match TcpStream::connect(demo.server.address()) {
         Ok(_) => Err("still listening".to_owned()),
         Err(_) => Ok(()),
     });
@@ -81,6 +82,29 @@ fn a_second_signal_cuts_the_draining_short() {
     assert_eq!(demo.server.ended().code(), Some(0), "{}", demo.server.log());
     // Otherwise it is cut after the body's 10 s, and not by the signal.
     assert!(demo.server.log().contains("stopping at once"), "{}", demo.server.log());
+}
+
+#[test]
+fn after_the_signal_all_goes_on_for_the_grace_while_it_is_not_ready() {
+    let (work, dir) = Demo::copied();
+    let file = dir.join("jarchy.toml");
+    let config = fs::read_to_string(&file).unwrap();
+    let longer = config.replace("admin = \"off\"", "admin = \"127.0.0.1:0\"\ngrace = \"1h\"");
+    fs::write(&file, longer).unwrap();
+    let log = work.path().join("log");
+    let mut server = Server::start(&["demo", "--dir", text(&dir), "--listen", "127.0.0.1:0"], &log);
+    let admin = admin(&server);
+    let status = |path: &str| {
+        run("curl", &["-sS", "-o", "/dev/null", "-w", "%{http_code}", &format!("http://{admin}{path}")]).out
+    };
+    assert_eq!(status("/health/ready"), "200");
+    server.signal("TERM");
+    wait_until("it is not ready", || contains(&status("/health/ready"), "503"));
+    // Whoever does not know that yet is answered on a new connection.
+    drop(idle(&server));
+    assert_eq!((&*status("/health/live"), &*status("/metrics")), ("200", "200"));
+    server.signal("TERM");
+    assert_eq!(server.ended().code(), Some(0), "{}", server.log());
 }
 
 #[test]

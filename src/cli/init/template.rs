@@ -91,8 +91,12 @@ impl Template {
 {public_url}
 # Threads that answer.
 #threads = {threads}
-# How long answers under way may take after a signal to stop.
+# After a signal to stop: how long everything goes on, so that whoever sends clients here sees in the health that it
+# is not ready, and how long answers under way may take after that.
+#grace = \"{grace}\"
 #drain = \"20s\"
+# Reverse proxies whose X-Forwarded-For is believed: addresses and networks.
+#trusted_proxies = []
 
 [server.limits]
 #max_connections = 10000
@@ -115,6 +119,7 @@ impl Template {
 
 ",
             title = self.title,
+            grace = if self.admin { "6s" } else { "0s" },
         )
     }
 
