@@ -366,7 +366,7 @@ impl Authority {
         };
         let live = Live::new(policy.live_rate);
         let authority = Self { issuer, index, policy, live, keys, extensions, since: now, requestors: None };
-        authority.look_after_signers();
+        authority.look_after_signers(now);
         Ok(authority)
     }
 
