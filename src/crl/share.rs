@@ -322,7 +322,7 @@ impl Common {
         };
         let place = |part: u32| usize::try_from(part).unwrap_or(usize::MAX);
         // What covers everything comes last.
-        told.map_or(0..place(parts), |told| place(told)..place(told) + 1).chain(place(parts)..self.filled.len())
+        told.map_or_else(|| 0..place(parts), |told| place(told)..place(told) + 1).chain(place(parts)..self.filled.len())
     }
 
     /// The shard of `serial`: what the database says, else by its hash.

@@ -306,7 +306,7 @@ impl Source for IndexTxt {
         };
         let (lines, part, after) = (self.lines(), Arc::clone(&text), after.cloned());
         let part = blocking(move || {
-            let begin = after.map_or(Some(Numbered::begin(&part)), |place| Numbered::at(&part, &place));
+            let begin = after.map_or_else(|| Some(Numbered::begin(&part)), |place| Numbered::at(&part, &place));
             begin.map(|begin| lines.page(begin, at_most.max(1), stamp))
         });
         let Part { page, hashes, nameless } = part.await?.ok_or(SourceError::Interrupted)?;
