@@ -88,7 +88,7 @@ certificate = \"old.pem\"
 key = \"old.key\"
 ";
     let before = fs::read_to_string(&config).unwrap();
-    let with_admin = before.replace("admin = \"off\"", "admin = \"127.0.0.1:0\"");
+    let with_admin = before.replace("admin = \"off\"", "admin = \"127.0.0.1:0\"\ngrace = \"0s\"");
     fs::write(&config, with_admin.clone() + old).unwrap();
     let check = || jarchy(&["config", "check", "--config", text(&config)]);
     let checked = check().ok("config check").out;
@@ -130,7 +130,7 @@ key = \"old.key\"
     fs::write(&config, other + old).unwrap();
     server.signal("HUP");
     wait_until("it is taken", || metric("jarchy_config_reload_success 1"));
-    contains(&server.log(), "needs a restart: server.drain").unwrap();
+    wait_until("the log names it", || contains(&server.log(), "needs a restart: server.drain"));
     server.stop();
 }
 

@@ -23,6 +23,7 @@ mod nodes;
 mod ocsp;
 mod ocsp_table;
 mod on_servers;
+mod proxy;
 mod publish;
 mod reload;
 mod restart;
