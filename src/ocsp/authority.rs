@@ -451,7 +451,11 @@ impl Authority {
         // What the future vouches for is worth nothing: the clock was wrong then.
         let as_of = self.index.as_of().filter(|as_of| *as_of <= now + TOLERANCE).map(|as_of| as_of.min(now));
         let complete = self.index.is_complete();
-        let record = serial.and_then(|serial| self.index.view().get(serial));
+        let mut record = serial.and_then(|serial| self.index.view().get(serial));
+        if let Some(record) = record.as_mut().filter(|record| record.since > now + AHEAD) {
+            // Learned by a clock that was wrong, which is no reason to say nothing for as long.
+            record.since = as_of.unwrap_or(now);
+        }
         let fresh = |as_of| until.map_or_else(|| now.since(as_of) <= self.policy.max_staleness, |until| now < until);
         let current = complete && as_of.is_some_and(fresh);
         if let Some(revocation) = self.policy.ca_revoked {
@@ -465,7 +469,7 @@ impl Authority {
             return Ok(if current && until.is_none() { plan } else { self.outlasting(plan, key, now) });
         }
         let listed = as_of.zip(until);
-        let Some(mut record) = record else {
+        let Some(record) = record else {
             let (true, Some(as_of)) = (complete, as_of) else { return Err(Silence::Unready) };
             let plan = match serial {
                 Some(_) if self.policy.not_issued == NotIssued::Good => self.plan_unlisted(serial, key, as_of, current),
@@ -480,10 +484,6 @@ impl Authority {
         }
         if self.policy.retention.is_some_and(|retention| record.not_after + retention < now) {
             return Err(Silence::Purged);
-        }
-        if record.since > now + AHEAD {
-            // Learned by a clock that was wrong, which is no reason to say nothing for as long.
-            record.since = as_of.unwrap_or(now);
         }
         if record.since > now {
             return Err(Silence::Early);

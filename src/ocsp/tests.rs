@@ -286,12 +286,15 @@ async fn promise_13_what_was_learned_by_a_clock_that_was_ahead_is_told_and_what_
     let ahead = NOW.unix() + 3_600;
     ca.index
         .apply(&[(serial(2), record(revoked(Reason::Superseded), ahead)), (serial(3), record(Status::Good, ahead))]);
+    let of_ca = Revocation { at: NOW, reason: Reason::CaCompromise, invalidity_date: None };
+    let (of_revoked_ca, _) = responder(&[&ca], Policy { ca_revoked: Some(of_ca), ..policy() });
     let (responder, _) = responder(&[&ca], policy());
     for n in [2, 3] {
         let said = ask(&responder, &ca, serial(n), NOW).await.unwrap();
         assert_eq!(matches!(said.status, CertStatus::Revoked(_)), n == 2);
         assert_eq!(said.this_update, NOW, "later than what was said before");
     }
+    assert!(matches!(ask(&of_revoked_ca, &ca, serial(2), NOW).await.unwrap().status, CertStatus::Revoked(_)));
     // Whether the database can be read nobody knows before the hour is over.
     ca.index.vouch(Time::from_unix(ahead));
     assert!(failed_with(ask(&responder, &ca, serial(1), NOW).await, Failure::TryLater));
